@@ -1,0 +1,104 @@
+//! Which kinds exist: what the API, the CLI and the schedules check a job against before they accept it.
+
+use std::collections::BTreeMap;
+
+use serde_json::value::RawValue;
+
+use crate::{
+    job::JobArgs,
+    name::{Kind, QueueName},
+    policy::Policy,
+};
+
+/// One kind, without its type.
+#[derive(Clone, Debug)]
+pub struct KindInfo {
+    /// Its name.
+    pub kind: Kind,
+    /// Where its jobs wait.
+    pub queue: QueueName,
+    /// How they are executed.
+    pub policy: Policy,
+    check: fn(&RawValue) -> Result<(), serde_json::Error>,
+}
+
+impl KindInfo {
+    /// The description of a kind.
+    #[must_use]
+    pub fn of<A: JobArgs>() -> Self {
+        Self {
+            kind: A::KIND,
+            queue: A::QUEUE,
+            policy: A::POLICY,
+            check: |args| serde_json::from_str::<A>(args.get()).map(drop),
+        }
+    }
+
+    /// Whether these args decode as the kind's own.
+    ///
+    /// # Errors
+    /// What is wrong with them, and where.
+    pub fn check_args(&self, args: &RawValue) -> Result<(), serde_json::Error> {
+        (self.check)(args)
+    }
+}
+
+/// All kinds that this program knows.
+#[derive(Clone, Debug, Default)]
+pub struct Catalog {
+    kinds: BTreeMap<Kind, KindInfo>,
+}
+
+/// A kind that this program does not know.
+#[derive(Debug, thiserror::Error)]
+#[error("there is no kind {kind:?}; known are: {known}")]
+pub struct UnknownKind {
+    kind: String,
+    known: String,
+}
+
+impl Catalog {
+    /// Adds a kind.
+    ///
+    /// # Panics
+    /// When a kind of this name is there already: two types for one kind is a programming error.
+    #[must_use]
+    pub fn with<A: JobArgs>(mut self) -> Self {
+        self.add(KindInfo::of::<A>());
+        self
+    }
+
+    /// Adds the description of a kind.
+    ///
+    /// # Panics
+    /// When a kind of this name is there already.
+    pub fn add(&mut self, info: KindInfo) {
+        let kind = info.kind.clone();
+        assert!(self.kinds.insert(kind.clone(), info).is_none(), "kind {kind} is registered twice");
+    }
+
+    /// The kind of this name.
+    ///
+    /// # Errors
+    /// [`UnknownKind`], which lists those that exist.
+    pub fn get(&self, kind: &str) -> Result<&KindInfo, UnknownKind> {
+        self.iter().find(|info| info.kind.as_str() == kind).ok_or_else(|| UnknownKind {
+            kind: kind.chars().take(80).collect(),
+            known: self.iter().map(|info| info.kind.as_str()).collect::<Vec<_>>().join(", "),
+        })
+    }
+
+    /// All kinds, by name.
+    pub fn iter(&self) -> impl Iterator<Item = &KindInfo> {
+        self.kinds.values()
+    }
+
+    /// All queues in which known kinds wait, each once.
+    #[must_use]
+    pub fn queues(&self) -> Vec<QueueName> {
+        let mut queues: Vec<_> = self.iter().map(|info| info.queue.clone()).collect();
+        queues.sort();
+        queues.dedup();
+        queues
+    }
+}

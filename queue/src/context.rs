@@ -1,0 +1,182 @@
+//! What a handler knows about the attempt that it executes.
+
+use std::sync::Arc;
+
+use serde::de::DeserializeOwned;
+use sqlx::PgPool;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    error::JobError,
+    id::{JobId, Member},
+    job::Fire,
+    journal::{JobTx, StepTx},
+    name::{Kind, QueueName, Tenant},
+    policy::Policy,
+};
+
+/// The parts of a context, as the worker (or a test) puts them together.
+#[derive(Debug)]
+pub struct ContextParts {
+    /// The job, with its generation when it is journaled.
+    pub member: Member,
+    /// What it is.
+    pub kind: Kind,
+    /// Where it waited.
+    pub queue: QueueName,
+    /// Whom it is done for.
+    pub tenant: Option<Tenant>,
+    /// Which attempt this is; 1 is the first.
+    pub attempt: u32,
+    /// The policy in force, overrides included.
+    pub policy: Policy,
+    /// The fire that made the job.
+    pub fire: Option<Fire>,
+    /// W3C trace context.
+    pub traceparent: Option<String>,
+    /// What an earlier attempt left.
+    pub checkpoint: Option<serde_json::Value>,
+    /// Cancelled when the attempt must stop.
+    pub cancel: CancellationToken,
+    /// Where journaled jobs have their effects.
+    pub database: PgPool,
+}
+
+/// One attempt of a job. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct JobContext {
+    parts: Arc<ContextParts>,
+}
+
+impl JobContext {
+    /// Wraps the parts.
+    #[must_use]
+    pub fn new(parts: ContextParts) -> Self {
+        Self { parts: Arc::new(parts) }
+    }
+
+    /// The job.
+    #[must_use]
+    pub fn id(&self) -> JobId {
+        self.parts.member.id
+    }
+
+    /// Its kind.
+    #[must_use]
+    pub fn kind(&self) -> &Kind {
+        &self.parts.kind
+    }
+
+    /// Its queue.
+    #[must_use]
+    pub fn queue(&self) -> &QueueName {
+        &self.parts.queue
+    }
+
+    /// Whom it is done for.
+    #[must_use]
+    pub fn tenant(&self) -> Option<&Tenant> {
+        self.parts.tenant.as_ref()
+    }
+
+    /// Which attempt this is; 1 is the first. Snoozes and releases do not count.
+    #[must_use]
+    pub fn attempt(&self) -> u32 {
+        self.parts.attempt
+    }
+
+    /// Whether a failure of this attempt is the job's death.
+    #[must_use]
+    pub fn is_last_attempt(&self) -> bool {
+        self.parts.attempt >= u32::from(self.parts.policy.max_attempts)
+    }
+
+    /// The fire of the schedule that made this job, with the time it was due.
+    #[must_use]
+    pub fn fire(&self) -> Option<&Fire> {
+        self.parts.fire.as_ref()
+    }
+
+    /// W3C trace context, to be sent with outward calls.
+    #[must_use]
+    pub fn traceparent(&self) -> Option<&str> {
+        self.parts.traceparent.as_deref()
+    }
+
+    /// The same over all attempts: for `Idempotency-Key`, `Message-ID`, `webhook-id`.
+    #[must_use]
+    pub fn idempotency_key(&self) -> String {
+        self.id().to_string()
+    }
+
+    /// Resolves when the attempt must stop (lease lost, job cancelled, timeout, shutdown). Stop at a safe point.
+    pub async fn cancelled(&self) {
+        self.parts.cancel.cancelled().await;
+    }
+
+    /// Whether the attempt must stop.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        self.parts.cancel.is_cancelled()
+    }
+
+    /// The token itself, for work that takes one.
+    #[must_use]
+    pub fn cancellation(&self) -> &CancellationToken {
+        &self.parts.cancel
+    }
+
+    /// Whether the job is journaled, so that [`begin`](Self::begin) is there for it.
+    #[must_use]
+    pub fn is_journaled(&self) -> bool {
+        self.parts.member.generation.is_some()
+    }
+
+    /// Opens the transaction that completes the job: its first statement deletes the journal row. Put the effects in, and
+    /// commit. Do network calls before, never inside. Dropping it rolls everything back.
+    ///
+    /// # Errors
+    /// `Gone` when the row is no longer there (another worker finished it, or it was cancelled): return it as it is.
+    /// A snooze when Postgres is busy or away. `Bury` when the job is not journaled: a mistake in the program.
+    pub async fn begin(&self) -> Result<JobTx, JobError> {
+        let (id, generation) = self.journal_key()?;
+        JobTx::begin(&self.parts.database, id, generation).await
+    }
+
+    /// Opens the transaction for one step of a long job: its first statement replaces the checkpoint, and finds the job
+    /// gone if anybody else advanced it. The step's effects and the new checkpoint are committed together.
+    ///
+    /// # Errors
+    /// As [`begin`](Self::begin).
+    pub async fn step<T: serde::Serialize + Sync>(&self, previous: Option<&T>, next: &T) -> Result<StepTx, JobError> {
+        let (id, generation) = self.journal_key()?;
+        let encode =
+            |state: &T| serde_json::to_value(state).map_err(|error| JobError::bury("invalid_checkpoint", error));
+        let previous = previous.map(encode).transpose()?;
+        StepTx::begin(&self.parts.database, id, generation, previous, encode(next)?).await
+    }
+
+    /// What an earlier attempt left as its checkpoint.
+    ///
+    /// # Errors
+    /// `Bury` when it is not what this handler reads.
+    pub fn checkpoint<T: DeserializeOwned>(&self) -> Result<Option<T>, JobError> {
+        self.parts
+            .checkpoint
+            .as_ref()
+            .map(T::deserialize)
+            .transpose()
+            .map_err(|error| JobError::bury("invalid_checkpoint", error))
+    }
+
+    fn journal_key(&self) -> Result<(JobId, i32), JobError> {
+        let member = self.parts.member;
+        let generation = member.generation.ok_or_else(|| {
+            JobError::bury(
+                "not_journaled",
+                anyhow::anyhow!("{} has effects in Postgres but was enqueued as a fast job", self.kind()),
+            )
+        })?;
+        Ok((member.id, generation))
+    }
+}

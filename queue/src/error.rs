@@ -1,0 +1,117 @@
+//! What a handler says when it did not do its work: a decision, a class for metrics, and the source.
+
+use std::{fmt, time::Duration};
+
+/// What is to happen to a job whose attempt failed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Decision {
+    /// Again after the policy's backoff, until attempts run out.
+    Retry,
+    /// Again after this delay (an outside system named it), until attempts run out.
+    RetryAfter(Duration),
+    /// Again after about this delay; the attempt is not counted: the fault is not the job's.
+    Snooze(Duration),
+    /// Never again: dead at once.
+    Bury,
+    /// The job is no longer this worker's, or no longer stands: nothing was done, nothing is to be recorded.
+    Gone,
+}
+
+/// A failed attempt.
+///
+/// Its text is stored with the job and shown to operators: it must carry no secret.
+#[derive(Debug)]
+pub struct JobError {
+    decision: Decision,
+    class: &'static str,
+    source: anyhow::Error,
+}
+
+impl JobError {
+    /// A failure with its decision. `class` is a metric label: a small fixed set of snake-case words per kind.
+    pub fn new(decision: Decision, class: &'static str, source: impl Into<anyhow::Error>) -> Self {
+        Self { decision, class, source: source.into() }
+    }
+
+    /// Worth another attempt.
+    pub fn retry(class: &'static str, source: impl Into<anyhow::Error>) -> Self {
+        Self::new(Decision::Retry, class, source)
+    }
+
+    /// Worth another attempt, not before this delay.
+    pub fn retry_after(delay: Duration, class: &'static str, source: impl Into<anyhow::Error>) -> Self {
+        Self::new(Decision::RetryAfter(delay), class, source)
+    }
+
+    /// Not the job's fault: later, with no attempt counted.
+    pub fn snooze(delay: Duration, class: &'static str, source: impl Into<anyhow::Error>) -> Self {
+        Self::new(Decision::Snooze(delay), class, source)
+    }
+
+    /// Not worth another attempt.
+    pub fn bury(class: &'static str, source: impl Into<anyhow::Error>) -> Self {
+        Self::new(Decision::Bury, class, source)
+    }
+
+    /// The journal row is gone: somebody else finished or cancelled the job.
+    #[must_use]
+    pub fn gone() -> Self {
+        Self::new(Decision::Gone, "gone", anyhow::anyhow!("the job no longer stands"))
+    }
+
+    /// What is to happen.
+    #[must_use]
+    pub const fn decision(&self) -> Decision {
+        self.decision
+    }
+
+    /// The class, for metrics and fingerprints.
+    #[must_use]
+    pub const fn class(&self) -> &'static str {
+        self.class
+    }
+
+    /// The whole chain of causes in one line.
+    #[must_use]
+    pub fn message(&self) -> String {
+        format!("{:#}", self.source)
+    }
+}
+
+impl fmt::Display for JobError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {:#}", self.class, self.source)
+    }
+}
+
+/// How long a job waits when Postgres is down, busy or deadlocked.
+const DATABASE_SNOOZE: Duration = Duration::from_secs(2);
+
+/// Database errors, classified in this one place: what is the database's fault is snoozed and costs no attempt.
+impl From<sqlx::Error> for JobError {
+    fn from(error: sqlx::Error) -> Self {
+        if is_transient(&error) {
+            Self::snooze(DATABASE_SNOOZE, "database_unavailable", error)
+        } else {
+            Self::retry("database", error)
+        }
+    }
+}
+
+/// Whether the fault is the database's or the connection's, and the same statement may succeed later.
+#[must_use]
+pub fn is_transient(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_)
+        | sqlx::Error::Tls(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::PoolClosed
+        | sqlx::Error::WorkerCrashed => true,
+        sqlx::Error::Database(error) => error.code().is_some_and(|code| {
+            // 08 connection, 40 rollback (serialisation, deadlock), 53 resources, 57 operator intervention (shutdown,
+            // idle-in-transaction timeout), 55P03 lock_timeout, 25P03 idle_in_transaction_session_timeout.
+            ["08", "40", "53", "57"].iter().any(|class| code.starts_with(class)) || code == "55P03" || code == "25P03"
+        }),
+        _ => false,
+    }
+}

@@ -1,0 +1,39 @@
+//! What executes a kind.
+
+use std::{future::Future, time::Duration};
+
+use crate::{context::JobContext, error::JobError, job::JobArgs, journal::Committed};
+
+/// What a handler says when it did its work.
+#[derive(Debug)]
+pub enum Outcome {
+    /// Done. A journaled job without effects in Postgres is completed by the worker, in bulk.
+    Done,
+    /// Done: the journal row was deleted in the transaction that holds the effects.
+    Committed(Committed),
+    /// Not yet: again after this delay, with no attempt counted.
+    Snooze(Duration),
+    /// Not any more: final, with the reason.
+    Cancel(String),
+}
+
+impl From<Committed> for Outcome {
+    fn from(committed: Committed) -> Self {
+        Self::Committed(committed)
+    }
+}
+
+/// What a handler returns.
+pub type JobResult = Result<Outcome, JobError>;
+
+/// Executes the jobs of one kind.
+///
+/// The future may be dropped at any await point (lost lease, timeout, hard stop): work that must not be torn apart belongs
+/// into one transaction. A handler that runs long watches [`JobContext::cancelled`].
+pub trait Handler: Send + Sync + 'static {
+    /// The kind's args.
+    type Args: JobArgs;
+
+    /// Executes one attempt.
+    fn run(&self, ctx: JobContext, args: Self::Args) -> impl Future<Output = JobResult> + Send;
+}

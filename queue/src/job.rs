@@ -1,0 +1,227 @@
+//! What a producer hands over.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::value::RawValue;
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+use crate::{
+    catalog::KindInfo,
+    id::JobId,
+    name::{Kind, QueueName, Tenant},
+    policy::{Band, Policy, PolicyOverride},
+};
+
+/// The largest args of one job, in bytes of JSON. What is larger belongs into a table or a file, with its key in the args.
+pub const MAX_ARGS_BYTES: usize = 256 * 1024;
+
+/// The args of a kind, and the kind's own constants. One type a kind.
+pub trait JobArgs: Serialize + DeserializeOwned + Send + Sync + 'static {
+    /// `area.verb_noun`, stable for ever; old args must stay decodable.
+    const KIND: Kind;
+    /// The queue in which jobs of this kind wait.
+    const QUEUE: QueueName;
+    /// How they are executed.
+    const POLICY: Policy = Policy::DEFAULT;
+}
+
+/// When a job becomes ready.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Due {
+    /// At once.
+    #[default]
+    Now,
+    /// So long after the store accepted it.
+    In(Duration),
+    /// At an instant; one in the past is now.
+    At(DateTime<Utc>),
+}
+
+/// The fire of a schedule that made a job.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Fire {
+    /// The schedule.
+    pub schedule_id: Uuid,
+    /// The time at which it was due, which may be earlier than the time at which it ran.
+    pub fire_at: DateTime<Utc>,
+    /// How many fire times before this one were missed and not made up for.
+    pub missed: i32,
+}
+
+/// 16 bytes that stand for a unique or idempotency key of any length.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct KeyDigest(pub [u8; 16]);
+
+impl KeyDigest {
+    /// The digest of a key within a scope (kind and tenant), so that equal keys of different tenants never meet.
+    #[must_use]
+    pub fn new(kind: &Kind, tenant: Option<&Tenant>, key: &str) -> Self {
+        let mut hash = Sha256::new();
+        for part in [kind.as_str(), tenant.map_or("", Tenant::as_str), key] {
+            hash.update((part.len() as u64).to_be_bytes());
+            hash.update(part.as_bytes());
+        }
+        let mut digest = [0; 16];
+        digest.copy_from_slice(&hash.finalize()[..16]);
+        Self(digest)
+    }
+}
+
+/// A job as a producer describes it. Its id is made here, so that sending it twice enqueues it once.
+#[derive(Clone, Debug)]
+pub struct NewJob {
+    /// Its identity.
+    pub id: JobId,
+    /// What it is.
+    pub kind: Kind,
+    /// Where it waits.
+    pub queue: QueueName,
+    /// Whom it is done for.
+    pub tenant: Option<Tenant>,
+    /// Args as JSON.
+    pub args: Box<RawValue>,
+    /// Priority.
+    pub band: Band,
+    /// What differs from the kind's policy.
+    pub policy: PolicyOverride,
+    /// When it becomes ready.
+    pub due: Due,
+    /// At most one job with this key stands (not final) at a time; a second is answered with the first.
+    pub unique: Option<KeyDigest>,
+    /// The same request twice is answered with the job of the first, for [`IDEMPOTENCY_PERIOD`].
+    pub idempotency: Option<KeyDigest>,
+    /// W3C trace context of the enqueuing request.
+    pub traceparent: Option<String>,
+    /// The fire that made it.
+    pub fire: Option<Fire>,
+}
+
+/// How long an idempotency key is remembered.
+pub const IDEMPOTENCY_PERIOD: Duration = Duration::from_secs(3 * 24 * 3600);
+
+/// A job that cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum InvalidJob {
+    /// The args do not serialise, or are no JSON.
+    #[error("the args of {kind} are not JSON: {source}")]
+    Args {
+        /// The job's kind.
+        kind: Kind,
+        /// What was wrong.
+        source: serde_json::Error,
+    },
+    /// The args are too large.
+    #[error(
+        "the args of {kind} have {bytes} bytes, more than {MAX_ARGS_BYTES}: put the data into a table or a file and its key into the args"
+    )]
+    TooLarge {
+        /// The job's kind.
+        kind: Kind,
+        /// Their size.
+        bytes: usize,
+    },
+}
+
+impl NewJob {
+    /// A job of a kind that is known at compile time.
+    ///
+    /// # Errors
+    /// When the args do not serialise to JSON or are larger than [`MAX_ARGS_BYTES`].
+    pub fn new<A: JobArgs>(args: &A) -> Result<Self, InvalidJob> {
+        let args =
+            serde_json::value::to_raw_value(args).map_err(|source| InvalidJob::Args { kind: A::KIND, source })?;
+        Self::from_parts(A::KIND, A::QUEUE, A::POLICY.band, args)
+    }
+
+    /// A job of a kind that the catalog describes, with args that came from outside and were checked against it.
+    ///
+    /// # Errors
+    /// When the args are larger than [`MAX_ARGS_BYTES`].
+    pub fn of_kind(info: &KindInfo, args: Box<RawValue>) -> Result<Self, InvalidJob> {
+        Self::from_parts(info.kind.clone(), info.queue.clone(), info.policy.band, args)
+    }
+
+    fn from_parts(kind: Kind, queue: QueueName, band: Band, args: Box<RawValue>) -> Result<Self, InvalidJob> {
+        let bytes = args.get().len();
+        if bytes > MAX_ARGS_BYTES {
+            return Err(InvalidJob::TooLarge { kind, bytes });
+        }
+        Ok(Self {
+            id: JobId::new(),
+            kind,
+            queue,
+            tenant: None,
+            args,
+            band,
+            policy: PolicyOverride::default(),
+            due: Due::Now,
+            unique: None,
+            idempotency: None,
+            traceparent: None,
+            fire: None,
+        })
+    }
+
+    /// Whom it is done for. Set it before any key: keys are scoped by tenant.
+    #[must_use]
+    pub fn tenant(mut self, tenant: Tenant) -> Self {
+        self.tenant = Some(tenant);
+        self
+    }
+
+    /// When it becomes ready.
+    #[must_use]
+    pub fn due(mut self, due: Due) -> Self {
+        self.due = due;
+        self
+    }
+
+    /// At most one job with this key, kind and tenant stands at a time.
+    #[must_use]
+    pub fn unique(mut self, key: &str) -> Self {
+        self.unique = Some(KeyDigest::new(&self.kind, self.tenant.as_ref(), key));
+        self
+    }
+
+    /// The same key again (same kind and tenant) is answered with this job.
+    #[must_use]
+    pub fn idempotent(mut self, key: &str) -> Self {
+        self.idempotency = Some(KeyDigest::new(&self.kind, self.tenant.as_ref(), key));
+        self
+    }
+
+    /// Carries the trace of whoever asks for it.
+    #[must_use]
+    pub fn traceparent(mut self, traceparent: Option<String>) -> Self {
+        self.traceparent = traceparent;
+        self
+    }
+}
+
+/// What a producer is told about a job it enqueued.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Enqueued {
+    /// It stands now.
+    Created(JobId),
+    /// A job with the same id, unique key or idempotency key stands already.
+    Exists(JobId),
+}
+
+impl Enqueued {
+    /// The job that stands, new or not.
+    #[must_use]
+    pub const fn id(self) -> JobId {
+        match self {
+            Self::Created(id) | Self::Exists(id) => id,
+        }
+    }
+
+    /// Whether this call made it.
+    #[must_use]
+    pub const fn is_created(self) -> bool {
+        matches!(self, Self::Created(_))
+    }
+}
