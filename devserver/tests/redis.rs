@@ -178,3 +178,16 @@ fn holder_of_a_redis() {
         support::tell_and_wait(server.pid().unwrap(), server.dir());
     }
 }
+
+#[test]
+fn a_program_named_in_the_environment_that_is_none_is_reported_by_variable_and_path() {
+    let mut holder = support::command_for_self("holder_of_a_redis")
+        .env("WINDROW_REDIS_SERVER", "/nowhere/redis-server")
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut errors = String::new();
+    holder.stderr.take().unwrap().read_to_string(&mut errors).unwrap();
+    assert!(!holder.wait().unwrap().success());
+    assert!(errors.contains("WINDROW_REDIS_SERVER") && errors.contains("/nowhere/redis-server"), "{errors}");
+}

@@ -38,15 +38,19 @@ pub(crate) fn is_running(pid: u32) -> bool {
     }
 }
 
-/// Runs one test of this very program in a process of its own, which knows that it was started so.
-pub(crate) fn spawn_self(test: &str) -> Child {
-    Command::new(env::current_exe().expect("the test's own program"))
+/// One test of this very program, to be run in a process of its own, which knows that it was started so.
+pub(crate) fn command_for_self(test: &str) -> Command {
+    let mut command = Command::new(env::current_exe().expect("the test's own program"));
+    command
         .args(["--exact", test, "--nocapture", "--test-threads=1"])
         .env(SPAWNED, "yes")
         .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("the test's own program starts")
+        .stdout(Stdio::piped());
+    command
+}
+
+pub(crate) fn spawn_self(test: &str) -> Child {
+    command_for_self(test).spawn().expect("the test's own program starts")
 }
 
 pub(crate) fn is_spawned() -> bool {
