@@ -90,7 +90,10 @@ impl Rights {
         };
         // sudo clears the environment, so the variable is set behind it.
         let environment = ["env", "DEBIAN_FRONTEND=noninteractive"];
-        sudo.iter().copied().chain(environment).chain(command.iter().copied()).collect()
+        let (program, args) = command.split_at(command.len().min(1));
+        // A machine that has just been started often installs its own updates first.
+        let patience: &[&str] = if program == ["apt-get"] { &["-o", "DPkg::Lock::Timeout=300"] } else { &[] };
+        [sudo, &environment, program, patience, args].concat()
     }
 }
 
@@ -98,19 +101,19 @@ fn install(missing: &[Server]) -> Result<(), String> {
     let names: Vec<String> = missing.iter().map(|server| format!("{server} {} or newer", minimum(*server))).collect();
     let names = names.join(" and ");
     let Some(manager) = PackageManager::detect() else {
-        return Err(format!("{names} is missing: install it with this system's package manager, then run this again"));
+        return Err(format!("missing: {names}. Install with this system's package manager, then run this again"));
     };
     let by_hand = manager.command_line(missing);
     if manager != PackageManager::Apt {
-        return Err(format!("{names} is missing; run this, then try again:\n\n    {by_hand}\n"));
+        return Err(format!("missing: {names}. Run this, then try again:\n\n    {by_hand}\n"));
     }
     let rights = Rights::detect();
     if rights == Rights::None {
         return Err(format!(
-            "{names} is missing, and installing takes root's rights; run this, then try again:\n\n    {by_hand}\n"
+            "missing: {names}. Installing takes root's rights; run this, then try again:\n\n    {by_hand}\n"
         ));
     }
-    eprintln!("xtask: {names} is missing; installing:");
+    eprintln!("xtask: missing: {names}; installing:");
     let commands = manager.commands(missing);
     let (last, before) = commands.split_last().ok_or("the package manager has no commands")?;
     for command in before {
@@ -187,11 +190,11 @@ mod tests {
     fn the_variable_against_questions_is_set_behind_sudo() {
         assert_eq!(
             Rights::SudoSilent.command_line(&["apt-get", "update"]).join(" "),
-            "sudo -n env DEBIAN_FRONTEND=noninteractive apt-get update"
+            "sudo -n env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 update"
         );
         assert_eq!(
             Rights::Direct.command_line(&["apt-get", "update"]).join(" "),
-            "env DEBIAN_FRONTEND=noninteractive apt-get update"
+            "env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 update"
         );
     }
 }
