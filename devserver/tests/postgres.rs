@@ -146,6 +146,14 @@ fn fresh_databases_are_empty_and_apart_and_can_be_copied_from_a_template() {
     let copy = fresh_database_from("template_with_fact").unwrap();
     assert_eq!(query(&copy, "SELECT n FROM fact"), "42");
 
+    // Tests ask for theirs at the same time.
+    let copies: Vec<String> = std::thread::scope(|scope| {
+        let threads: Vec<_> =
+            (0..8).map(|_| scope.spawn(|| fresh_database_from("template_with_fact").unwrap())).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    assert!(copies.iter().all(|copy| query(copy, "SELECT n FROM fact") == "42"));
+
     server.drop_database("template_with_fact").unwrap();
     server.drop_database("template_with_fact").unwrap();
     let error = fresh_database_from("template_with_fact").unwrap_err();
