@@ -16,6 +16,7 @@ pub mod metrics;
 pub mod name;
 pub mod policy;
 pub mod shutdown;
+pub mod store;
 
 pub use catalog::{Catalog, KindInfo};
 pub use context::JobContext;

@@ -1,0 +1,164 @@
+//! Taking jobs in.
+
+use std::{collections::HashMap, time::Duration};
+
+use backon::{ExponentialBuilder, Retryable};
+use redis::Value;
+use uuid::Uuid;
+
+use super::{Store, StoreError, envelope, keys::Keys, millis, script::ENQUEUE};
+use crate::{
+    id::{JobId, Member},
+    job::{Due, Enqueued, IDEMPOTENCY_PERIOD, NewJob},
+    journal::RelayJob,
+    name::QueueName,
+};
+
+/// Jobs in one call of the script.
+const CHUNK: usize = 500;
+
+/// A job that the queue does not take now. Nothing of it was stored.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Refused {
+    /// The queue holds as many jobs as it may.
+    #[error("the queue is full: wait until workers have caught up, or raise redis.max_jobs")]
+    QueueFull,
+    /// Redis is nearly out of memory.
+    #[error("Redis is nearly out of memory: wait until workers have caught up, or raise its maxmemory")]
+    MemoryGate,
+}
+
+struct Item {
+    member: Vec<u8>,
+    part: Vec<u8>,
+    delay: String,
+    unique: Option<[u8; 16]>,
+    idempotency: Option<[u8; 16]>,
+}
+
+enum Code {
+    Created,
+    Known,
+    Stands(JobId),
+    Refused(Refused),
+}
+
+impl Store {
+    /// Enqueues fast jobs, of any mix of queues; answers are in their order. A job's id makes it safe to ask again: after a
+    /// lost connection this is done here, a few times.
+    ///
+    /// # Errors
+    /// When Redis is away: some of the jobs may have been taken. Asking again with the same jobs is safe.
+    pub async fn enqueue(&self, jobs: &[NewJob]) -> Result<Vec<Result<Enqueued, Refused>>, StoreError> {
+        let mut by_queue: HashMap<&QueueName, Vec<usize>> = HashMap::new();
+        for (i, job) in jobs.iter().enumerate() {
+            by_queue.entry(&job.queue).or_default().push(i);
+        }
+        let mut answers: Vec<Result<Enqueued, Refused>> =
+            jobs.iter().map(|job| Ok(Enqueued::Created(job.id))).collect();
+        for (queue, indexes) in by_queue {
+            let keys = Keys::new(queue);
+            for chunk in indexes.chunks(CHUNK) {
+                let items: Vec<Item> = chunk.iter().map(|&i| fast_item(&jobs[i])).collect();
+                for (&i, code) in chunk.iter().zip(self.send_items(&keys, &items).await?) {
+                    answers[i] = match code {
+                        Code::Created => Ok(Enqueued::Created(jobs[i].id)),
+                        Code::Known => Ok(Enqueued::Exists(jobs[i].id)),
+                        Code::Stands(id) => Ok(Enqueued::Exists(id)),
+                        Code::Refused(refused) => Err(refused),
+                    };
+                }
+            }
+        }
+        Ok(answers)
+    }
+
+    /// Puts journaled jobs of one queue where workers find them. One that is there already stays as it is.
+    ///
+    /// # Errors
+    /// When Redis is away: some may have been taken. Asking again is safe.
+    pub async fn relay(&self, queue: &QueueName, jobs: &[RelayJob]) -> Result<Vec<Result<(), Refused>>, StoreError> {
+        let keys = Keys::new(queue);
+        let mut answers = Vec::with_capacity(jobs.len());
+        for chunk in jobs.chunks(CHUNK) {
+            let items: Vec<Item> = chunk
+                .iter()
+                .map(|job| Item {
+                    member: job.member.to_bytes(),
+                    part: envelope::encode_journaled(job),
+                    delay: format!("@{}", job.run_at.timestamp_millis().max(0)),
+                    unique: None,
+                    idempotency: None,
+                })
+                .collect();
+            answers.extend(self.send_items(&keys, &items).await?.into_iter().map(|code| match code {
+                Code::Refused(refused) => Err(refused),
+                Code::Created | Code::Known | Code::Stands(_) => Ok(()),
+            }));
+        }
+        Ok(answers)
+    }
+
+    async fn send_items(&self, keys: &Keys, items: &[Item]) -> Result<Vec<Code>, StoreError> {
+        let mut call = ENQUEUE.call(keys, None, self.clock());
+        call.arg(self.config().max_jobs).arg(items.len());
+        for item in items {
+            call.arg(&item.member)
+                .arg(&item.part)
+                .arg(&item.delay)
+                .arg(item.unique.as_ref().map_or(&[][..], |key| key))
+                .arg(item.idempotency.as_ref().map_or(&[][..], |key| key))
+                .arg(millis(IDEMPOTENCY_PERIOD));
+        }
+        let answer = (|| self.link().run::<Vec<Value>>(&ENQUEUE, &call))
+            .retry(
+                ExponentialBuilder::new()
+                    .with_min_delay(Duration::from_millis(20))
+                    .with_max_delay(Duration::from_millis(500))
+                    .with_max_times(4)
+                    .with_jitter(),
+            )
+            .when(|error| error.is_unavailable() && !is_out_of_memory(error))
+            .await;
+        match answer {
+            Ok(codes) => codes.iter().map(decode).collect(),
+            Err(error) if is_out_of_memory(&error) => {
+                Ok(items.iter().map(|_| Code::Refused(Refused::MemoryGate)).collect())
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+fn is_out_of_memory(error: &StoreError) -> bool {
+    matches!(error, StoreError::Unavailable(source) if source.code() == Some("OOM"))
+}
+
+fn fast_item(job: &NewJob) -> Item {
+    Item {
+        member: Member::fast(job.id).to_bytes(),
+        part: envelope::encode_fast(job),
+        delay: match job.due {
+            Due::Now => "0".into(),
+            Due::In(delay) => millis(delay).to_string(),
+            Due::At(at) => format!("@{}", at.timestamp_millis().max(0)),
+        },
+        unique: job.unique.map(|key| key.0),
+        idempotency: job.idempotency.map(|key| key.0),
+    }
+}
+
+fn decode(code: &Value) -> Result<Code, StoreError> {
+    match code {
+        Value::BulkString(code) => match &**code {
+            b"+" => Ok(Code::Created),
+            b"=" => Ok(Code::Known),
+            b"f" => Ok(Code::Refused(Refused::QueueFull)),
+            b"m" => Ok(Code::Refused(Refused::MemoryGate)),
+            id => Uuid::from_slice(id)
+                .map(|id| Code::Stands(JobId(id)))
+                .map_err(|_| StoreError::Unreadable("an answer to enqueue")),
+        },
+        _ => Err(StoreError::Unreadable("an answer to enqueue")),
+    }
+}

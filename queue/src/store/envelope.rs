@@ -1,0 +1,283 @@
+//! The bytes of a job in Redis. A binary header that Lua reads by position, then what only workers read.
+//!
+//! ```text
+//! enqueued_ms6 ready_ms6                       put in front by the script, from Redis' clock
+//! version1 flags1 lane_length1 reserved1       flags: 1 journaled, 2 unique key
+//! lane [unique16] extra_length2 extra args     lane: band1 \x1f tenant \x1f kind; extra: JSON, usually empty
+//! ```
+//!
+//! Integers are big-endian. Golden bytes of every version are in the tests: old envelopes stay readable.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::StoreError;
+use crate::{
+    job::{Fire, KeyDigest, NewJob},
+    journal::RelayJob,
+    name::{Kind, Tenant},
+    policy::{Band, PolicyOverride},
+};
+
+/// The version that this program writes.
+const VERSION: u8 = 1;
+const JOURNALED: u8 = 1;
+const UNIQUE: u8 = 2;
+/// Times, version, flags, lane length, reserved.
+const HEADER: usize = 16;
+
+/// What went wrong in one attempt, as dead letters and statuses show it. No secret may get in here.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttemptError {
+    /// Which attempt.
+    pub attempt: u32,
+    /// Class of error.
+    pub class: String,
+    /// What happened, cut to [`AttemptError::MAX_MESSAGE`].
+    pub message: String,
+    /// When, by the worker's clock.
+    pub at: DateTime<Utc>,
+    /// How long the attempt ran.
+    #[serde(with = "humantime_serde")]
+    pub ran: Duration,
+}
+
+impl AttemptError {
+    /// The longest message kept, in bytes.
+    pub const MAX_MESSAGE: usize = 1500;
+
+    /// One line of JSON.
+    pub(crate) fn line(&self) -> String {
+        let mut error = self.clone();
+        let end = (0..=Self::MAX_MESSAGE.min(error.message.len())).rev().find(|&i| error.message.is_char_boundary(i));
+        error.message.truncate(end.unwrap_or(0));
+        // A struct of strings and numbers always serialises, and JSON escapes line breaks.
+        serde_json::to_string(&error).unwrap_or_default()
+    }
+
+    /// The lines that Redis holds.
+    pub(crate) fn lines(text: &[u8]) -> Vec<Self> {
+        text.split(|&byte| byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect()
+    }
+}
+
+/// Where a job waits within its queue.
+#[derive(Clone, PartialEq, Eq, Debug, Hash)]
+pub struct Lane {
+    /// Priority.
+    pub band: Band,
+    /// Whom it is done for.
+    pub tenant: Option<Tenant>,
+    /// What it is.
+    pub kind: Kind,
+}
+
+impl Lane {
+    fn encode(band: Band, tenant: Option<&Tenant>, kind: &Kind) -> String {
+        format!("{}\x1f{}\x1f{kind}", band.number(), tenant.map_or("", Tenant::as_str))
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let text = std::str::from_utf8(bytes).ok()?;
+        let mut parts = text.splitn(3, '\x1f');
+        let band = Band::from_number(parts.next()?.parse().ok()?)?;
+        let tenant = parts.next()?;
+        let tenant = if tenant.is_empty() { None } else { Some(Tenant::new(tenant).ok()?) };
+        Some(Self { band, tenant, kind: Kind::new(parts.next()?).ok()? })
+    }
+}
+
+#[derive(Serialize, Deserialize, Default)]
+struct Extra {
+    #[serde(default, skip_serializing_if = "PolicyOverride::is_empty")]
+    policy: PolicyOverride,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    trace: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    fire: Option<Fire>,
+}
+
+/// A job as Redis holds it.
+#[derive(Debug)]
+pub struct Envelope {
+    /// When Redis took it.
+    pub enqueued_ms: u64,
+    /// When it first became ready.
+    pub ready_ms: u64,
+    /// Where it waits.
+    pub lane: Lane,
+    /// Whether its args are in the journal.
+    pub journaled: bool,
+    /// What differs from the kind's policy.
+    pub policy: PolicyOverride,
+    /// W3C trace context.
+    pub traceparent: Option<String>,
+    /// The fire that made it.
+    pub fire: Option<Fire>,
+    /// Args as JSON; empty when journaled.
+    pub args: Option<Box<RawValue>>,
+}
+
+/// The part of a fast job's envelope that the producer makes.
+pub(crate) fn encode_fast(job: &NewJob) -> Vec<u8> {
+    let extra = if job.policy.is_empty() && job.traceparent.is_none() && job.fire.is_none() {
+        Vec::new()
+    } else {
+        let extra = Extra { policy: job.policy, trace: job.traceparent.clone(), fire: job.fire };
+        serde_json::to_vec(&extra).unwrap_or_default()
+    };
+    let lane = Lane::encode(job.band, job.tenant.as_ref(), &job.kind);
+    encode(0, &lane, job.unique, &extra, job.args.get().as_bytes())
+}
+
+/// The same for a journaled job: only where it waits.
+pub(crate) fn encode_journaled(job: &RelayJob) -> Vec<u8> {
+    encode(JOURNALED, &Lane::encode(job.band, job.tenant.as_ref(), &job.kind), None, &[], &[])
+}
+
+fn encode(flags: u8, lane: &str, unique: Option<KeyDigest>, extra: &[u8], args: &[u8]) -> Vec<u8> {
+    let lane_length = u8::try_from(lane.len()).expect("names have at most 64 bytes each");
+    // An extra beyond 64 KiB cannot come about: its parts are bounded (policy, a traceparent of 55 bytes, a fire).
+    let extra_length = u16::try_from(extra.len()).expect("the extra's parts are small");
+    let mut part = Vec::with_capacity(4 + lane.len() + 18 + extra.len() + args.len());
+    part.extend_from_slice(&[VERSION, flags | if unique.is_some() { UNIQUE } else { 0 }, lane_length, 0]);
+    part.extend_from_slice(lane.as_bytes());
+    if let Some(digest) = unique {
+        part.extend_from_slice(&digest.0);
+    }
+    part.extend_from_slice(&extra_length.to_be_bytes());
+    part.extend_from_slice(extra);
+    part.extend_from_slice(args);
+    part
+}
+
+impl Envelope {
+    /// Reads an envelope.
+    ///
+    /// # Errors
+    /// [`StoreError::Unreadable`] when it was written by a newer version, or is damaged.
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, StoreError> {
+        Self::parse(bytes).ok_or(StoreError::Unreadable("a job"))
+    }
+
+    fn parse(bytes: &[u8]) -> Option<Self> {
+        let (header, rest) = bytes.split_at_checked(HEADER)?;
+        let [version, flags, lane_length, _] = header[12..].try_into().ok()?;
+        if version != VERSION {
+            return None;
+        }
+        let (lane, rest) = rest.split_at_checked(usize::from(lane_length))?;
+        let rest = if flags & UNIQUE == 0 { rest } else { rest.split_at_checked(16)?.1 };
+        let (extra_length, rest) = rest.split_first_chunk::<2>()?;
+        let (extra, args) = rest.split_at_checked(usize::from(u16::from_be_bytes(*extra_length)))?;
+        let extra: Extra = if extra.is_empty() { Extra::default() } else { serde_json::from_slice(extra).ok()? };
+        Some(Self {
+            enqueued_ms: read6(&header[..6]),
+            ready_ms: read6(&header[6..12]),
+            lane: Lane::decode(lane)?,
+            journaled: flags & JOURNALED != 0,
+            policy: extra.policy,
+            traceparent: extra.trace,
+            fire: extra.fire,
+            args: if args.is_empty() { None } else { Some(serde_json::from_slice(args).ok()?) },
+        })
+    }
+}
+
+/// What Redis holds of a job that ran before.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Mut {
+    /// Attempts that count.
+    pub(crate) attempt: u32,
+    /// Rescues since its last outcome.
+    pub(crate) rescues: u8,
+    /// When it last became ready.
+    pub(crate) ready_ms: Option<u64>,
+}
+
+impl Mut {
+    pub(crate) fn decode(bytes: &[u8]) -> Self {
+        match (bytes.first_chunk::<4>(), bytes.get(4), bytes.get(5..11)) {
+            (Some(attempt), Some(&rescues), Some(ready)) => {
+                Self { attempt: u32::from_be_bytes(*attempt), rescues, ready_ms: Some(read6(ready)) }
+            }
+            _ => Self::default(),
+        }
+    }
+}
+
+fn read6(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0, |value, &byte| (value << 8) | u64::from(byte))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use crate::name::QueueName;
+
+    #[derive(Serialize, Deserialize)]
+    struct Args {
+        n: u32,
+    }
+    impl crate::job::JobArgs for Args {
+        const KIND: Kind = Kind::from_static("test.count");
+        const QUEUE: QueueName = QueueName::from_static("test");
+    }
+
+    fn stored(part: &[u8]) -> Vec<u8> {
+        [&[0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 1, 7][..], part].concat()
+    }
+
+    #[test]
+    fn an_envelope_survives_the_way_through_redis() {
+        let job = NewJob::new(&Args { n: 7 }).unwrap().tenant(Tenant::new("acme").unwrap()).unique("k");
+        let envelope = Envelope::decode(&stored(&encode_fast(&job))).unwrap();
+        assert_eq!(envelope.args.unwrap().get(), r#"{"n":7}"#);
+        assert_eq!(envelope.lane.tenant.unwrap().as_str(), "acme");
+        assert_eq!((envelope.enqueued_ms, envelope.ready_ms, envelope.journaled), (256, 263, false));
+    }
+
+    #[test]
+    fn version_1_stays_readable() {
+        let golden = stored(b"\x01\x00\x0e\x002\x1fa\x1ftest.count\x00\x00{\"n\":1}");
+        let envelope = Envelope::decode(&golden).unwrap();
+        assert_eq!(envelope.lane.kind.as_str(), "test.count");
+        assert_eq!(envelope.args.unwrap().get(), r#"{"n":1}"#);
+        let job = NewJob::new(&Args { n: 1 }).unwrap().tenant(Tenant::new("a").unwrap());
+        assert_eq!(stored(&encode_fast(&job)), golden);
+    }
+
+    #[test]
+    fn damaged_bytes_are_an_error_and_never_a_panic() {
+        let job = NewJob::new(&Args { n: 7 }).unwrap().unique("k").traceparent(Some("00-x".into()));
+        let whole = stored(&encode_fast(&job));
+        for end in 0..whole.len() - 7 {
+            assert!(Envelope::decode(&whole[..end]).is_err(), "cut at {end}");
+        }
+        for at in 0..whole.len() {
+            for bit in 0..8 {
+                let mut damaged = whole.clone();
+                damaged[at] ^= 1 << bit;
+                drop(Envelope::decode(&damaged));
+            }
+        }
+    }
+
+    #[test]
+    fn a_long_error_is_cut_at_a_character() {
+        let error = AttemptError {
+            attempt: 1,
+            class: "test".into(),
+            message: "ä\n".repeat(2000),
+            at: DateTime::UNIX_EPOCH,
+            ran: Duration::from_millis(3),
+        };
+        let line = error.line();
+        assert!(line.len() < 2048 && !line.contains('\n'));
+        assert_eq!(AttemptError::lines(line.as_bytes()).len(), 1);
+    }
+}

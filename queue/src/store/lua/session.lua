@@ -1,0 +1,93 @@
+-- What finish_claim and sync share: applying outcomes, and giving jobs back.
+--
+-- An outcome is m, token (claim_no8 and a letter), and for the capital and lower-case letters r s b k also delay_ms and blob:
+--   c complete, k complete and keep the result (blob) for an hour, x cancelled, g gone (its journal row is)
+--   r retry after delay (blob: attempt4 and the error's line), s snooze for delay, l release
+--   b bury (blob: the error's line, as the reason)
+-- Codes: 'a' applied, '-' applied before (it is no longer held), 'n' not yours (claimed again since).
+local S, RUN = KEYS[18], KEYS[19]
+
+-- The entry must be exactly the claim that this outcome speaks of: a job that went back and was claimed again by this very
+-- session has another claim number.
+local function owned(entry, token)
+  return entry and sub(entry, 1, 8) == sub(token, 1, 8)
+end
+
+local function has_operands(letter)
+  return letter == 'r' or letter == 's' or letter == 'b' or letter == 'k'
+end
+
+-- Reads `count` outcomes from ARGV at `at`. Nothing is written. Returns the list, their members, and where they end.
+local function read_outcomes(at, count)
+  local items, members = {}, {}
+  for i = 1, count do
+    local item = { m = ARGV[at], token = ARGV[at + 1] }
+    item.letter = sub(item.token, 9, 9)
+    at = at + 2
+    if has_operands(item.letter) then
+      item.delay, item.blob = tonumber(ARGV[at]), ARGV[at + 1]
+      at = at + 2
+    end
+    items[i], members[i] = item, item.m
+  end
+  return items, members, at
+end
+
+local function apply(items, entries, now, dead_cap)
+  local codes, drop, over, back, tail = {}, {}, {}, {}, {}
+  local suspect = call('HGET', S, 'suspect')
+  for i = 1, #items do
+    local item, entry = items[i], entries[i]
+    local m, letter = item.m, item.letter
+    if not entry then
+      codes[i] = '-'
+    elseif not owned(entry, item.token) then
+      codes[i] = 'n'
+    else
+      codes[i] = 'a'
+      drop[#drop + 1] = m
+      local flags = byte(entry, 15)
+      if m == suspect then
+        call('HDEL', S, 'suspect')
+      end
+      if letter == 'c' or letter == 'x' or letter == 'g' or letter == 'k' then
+        if flags % 4 >= 2 then
+          local envelope = call('HGET', JOBS, m)
+          if envelope then
+            free_unique(m, envelope)
+          end
+        end
+        over[#over + 1] = m
+        if letter == 'k' then
+          call('SET', P .. 'r:' .. m, item.blob, 'PX', 3600000)
+        end
+      elseif letter == 'l' then
+        add_to(back, sub(entry, 16), m)
+      elseif letter == 'b' then
+        note_error(m, item.blob)
+        bury(m, now, item.blob, dead_cap)
+      else
+        -- Having come to an outcome, it has not killed its process: its rescues are forgotten.
+        local old = call('HGET', MUT, m)
+        local attempt = old and sub(old, 1, 4) or '\0\0\0\0'
+        if letter == 'r' then
+          attempt = sub(item.blob, 1, 4)
+          note_error(m, sub(item.blob, 5))
+        end
+        call('HSET', MUT, m, attempt .. '\0' .. ms6(now + item.delay))
+        if item.delay > 0 then
+          call('ZADD', SCHED, now + item.delay, m)
+        else
+          add_to(tail, sub(entry, 16), m)
+        end
+      end
+    end
+  end
+  if #drop > 0 then
+    call('HDEL', RUN, unpack(drop))
+  end
+  forget(over)
+  push_ready(back, 'LPUSH')
+  push_ready(tail, 'RPUSH')
+  return table.concat(codes), next(back) ~= nil or next(tail) ~= nil
+end

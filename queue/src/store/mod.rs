@@ -1,0 +1,217 @@
+//! The queue in Redis: what is ready, running, scheduled and dead.
+//!
+//! [`Store`] is the handle for producers, services and operators; [`Session`] is a worker's. Each script under `lua/` has one
+//! typed wrapper here. `docs/job-lifecycle.md` has the states, the token, and which test proves what.
+
+mod dead;
+mod enqueue;
+mod envelope;
+mod inspect;
+mod keys;
+mod link;
+mod script;
+mod server;
+mod session;
+mod tick;
+
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
+
+use redis::{Client, RedisError, TlsCertificates};
+use serde::{Deserialize, Serialize};
+
+pub use dead::{DeadCursor, DeadJob};
+pub use enqueue::Refused;
+pub use envelope::{AttemptError, Envelope, Lane};
+pub use inspect::{Counts, JobState, JobStatus, kept_result};
+pub use server::{MIN_REDIS, ServerInfo};
+pub use session::{
+    Applied, Claim, ClaimReply, Finish, MAX_OUTCOMES, Reply, Session, SessionId, SyncReply, Verdict, Waker,
+};
+pub use tick::Tick;
+
+/// Where Redis is and how the queue uses it.
+#[derive(Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// `redis://user:password@host:port/db`, or `rediss://` for TLS.
+    pub url: String,
+    /// PEM file of the authority that signed the server's certificate; empty: the system's.
+    pub tls_ca: PathBuf,
+    /// How long a worker may be silent before its jobs go back.
+    #[serde(with = "humantime_serde")]
+    pub lease: Duration,
+    /// Crashes of a job that ran alone among suspects, until it is dead as a poison pill.
+    pub rescue_limit: u8,
+    /// Jobs that one queue may hold; more are refused.
+    pub max_jobs: u64,
+    /// Dead fast jobs that one queue keeps; the oldest beyond it are dropped and counted.
+    pub max_dead: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            url: String::new(),
+            tls_ca: PathBuf::new(),
+            lease: Duration::from_secs(10),
+            rescue_limit: 2,
+            max_jobs: 5_000_000,
+            max_dead: 10_000,
+        }
+    }
+}
+
+impl fmt::Debug for Config {
+    /// Leaves the URL out: it carries a password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config")
+            .field("lease", &self.lease)
+            .field("rescue_limit", &self.rescue_limit)
+            .field("max_jobs", &self.max_jobs)
+            .field("max_dead", &self.max_dead)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What can go wrong between us and Redis.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The settings are not usable.
+    #[error("redis.{key}: {reason}")]
+    Config {
+        /// The key of the setting.
+        key: &'static str,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Redis is away, loading, failing over or out of memory: waiting helps.
+    #[error("Redis is not available: {0}")]
+    Unavailable(RedisError),
+    /// Redis refused: waiting does not help.
+    #[error("Redis refused{}: {source}", script.map(|name| format!(" {name}")).unwrap_or_default())]
+    Refused {
+        /// The script, if it was one.
+        script: Option<&'static str>,
+        /// What it said.
+        source: RedisError,
+    },
+    /// Redis holds what this program cannot read.
+    #[error("Redis holds {0} that this version cannot read")]
+    Unreadable(&'static str),
+}
+
+impl StoreError {
+    fn of_script(name: &'static str, error: RedisError) -> Self {
+        match Self::from(error) {
+            Self::Refused { source, .. } => Self::Refused { script: Some(name), source },
+            other => other,
+        }
+    }
+
+    /// Whether waiting helps.
+    #[must_use]
+    pub const fn is_unavailable(&self) -> bool {
+        matches!(self, Self::Unavailable(_))
+    }
+}
+
+impl From<RedisError> for StoreError {
+    fn from(error: RedisError) -> Self {
+        const WAITS: [&str; 9] = [
+            "LOADING",
+            "READONLY",
+            "TRYAGAIN",
+            "MISCONF",
+            "NOREPLICAS",
+            "MASTERDOWN",
+            "CLUSTERDOWN",
+            "UNBLOCKED",
+            "OOM",
+        ];
+        if error.is_io_error()
+            || error.is_timeout()
+            || error.is_connection_dropped()
+            || error.is_connection_refusal()
+            || error.code().is_some_and(|code| WAITS.contains(&code))
+        {
+            Self::Unavailable(error)
+        } else {
+            Self::Refused { script: None, source: error }
+        }
+    }
+}
+
+/// The handle to Redis. Cheap to clone; connects when first used, and again after a break.
+#[derive(Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    client: Client,
+    link: link::Link,
+    config: Config,
+    /// Empty, or in tests the key of a manual clock.
+    clock: String,
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").field("config", &self.inner.config).finish_non_exhaustive()
+    }
+}
+
+impl Store {
+    /// A handle; does not connect yet.
+    ///
+    /// # Errors
+    /// [`StoreError::Config`] when the URL or the certificate file is not usable.
+    pub fn new(config: &Config) -> Result<Self, StoreError> {
+        Self::with_clock(config, String::new())
+    }
+
+    /// A handle whose scripts read the time from a key (milliseconds), for tests. Every queue used with it must have that
+    /// key on its slot.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn with_clock(config: &Config, clock: String) -> Result<Self, StoreError> {
+        let refuse = |key, reason: String| StoreError::Config { key, reason };
+        if config.url.is_empty() {
+            return Err(refuse("url", "is missing: give redis://host:port or rediss://host:port".into()));
+        }
+        let client = if config.tls_ca.as_os_str().is_empty() {
+            Client::open(&*config.url)
+        } else {
+            let ca = std::fs::read(&config.tls_ca)
+                .map_err(|error| refuse("tls_ca", format!("cannot read {}: {error}", config.tls_ca.display())))?;
+            Client::build_with_tls(&*config.url, TlsCertificates { client_tls: None, root_cert: Some(ca) })
+        };
+        let client = client.map_err(|_| refuse("url", "is no redis:// or rediss:// URL".into()))?;
+        let link = link::Link::new(client.clone());
+        Ok(Self { inner: Arc::new(Inner { client, link, config: config.clone(), clock }) })
+    }
+
+    /// How long a worker may be silent before its jobs go back.
+    #[must_use]
+    pub fn lease(&self) -> Duration {
+        self.inner.config.lease
+    }
+
+    fn link(&self) -> &link::Link {
+        &self.inner.link
+    }
+
+    fn clock(&self) -> &str {
+        &self.inner.clock
+    }
+
+    fn config(&self) -> &Config {
+        &self.inner.config
+    }
+}
+
+/// A duration in whole milliseconds, as scripts count.
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,65 @@
+//! The scripts, and how they are called: by hash, loaded again when a server does not know them.
+
+use std::sync::LazyLock;
+
+use redis::{Cmd, Script, ToRedisArgs};
+
+use super::keys::Keys;
+
+macro_rules! script {
+    ($name:ident, $flags:literal, $($part:literal),+) => {
+        pub(crate) static $name: LazyLock<NamedScript> = LazyLock::new(|| NamedScript {
+            name: stringify!($name),
+            script: Script::new(concat!($flags, "\n", include_str!("lua/prelude.lua"), $(include_str!($part)),+)),
+        });
+    };
+}
+
+// Only enqueue and redrive may be refused for want of memory: all others drain a full Redis.
+script!(ENQUEUE, "#!lua", "lua/enqueue.lua");
+script!(REDRIVE, "#!lua", "lua/redrive.lua");
+script!(HELLO, "#!lua flags=allow-oom", "lua/hello.lua");
+script!(FINISH_CLAIM, "#!lua flags=allow-oom", "lua/session.lua", "lua/finish_claim.lua");
+script!(SYNC, "#!lua flags=allow-oom", "lua/session.lua", "lua/sync.lua");
+script!(HEARTBEAT, "#!lua flags=allow-oom", "lua/heartbeat.lua");
+script!(BYE, "#!lua flags=allow-oom", "lua/bye.lua");
+script!(TICK, "#!lua flags=allow-oom", "lua/tick.lua");
+script!(FORGET, "#!lua flags=allow-oom", "lua/forget.lua");
+script!(DISCARD, "#!lua flags=allow-oom", "lua/discard.lua");
+script!(STATUS, "#!lua flags=allow-oom", "lua/status.lua");
+script!(COUNTS, "#!lua flags=allow-oom", "lua/counts.lua");
+script!(EXISTS, "#!lua flags=allow-oom", "lua/exists.lua");
+
+/// A script and the name under which its duration is measured.
+pub(crate) struct NamedScript {
+    pub(crate) name: &'static str,
+    pub(crate) script: Script,
+}
+
+impl NamedScript {
+    /// Begins a call: `session` adds the two keys of a session; arguments follow.
+    pub(crate) fn call(&self, keys: &Keys, session: Option<&str>, clock: &str) -> Call {
+        let mut cmd = redis::cmd("EVALSHA");
+        cmd.arg(self.script.get_hash()).arg(keys.fixed.len() + 2 * usize::from(session.is_some()));
+        for key in &keys.fixed {
+            cmd.arg(key);
+        }
+        if let Some(sid) = session {
+            cmd.arg(keys.session(sid)).arg(keys.running(sid));
+        }
+        cmd.arg(&keys.prefix).arg(clock);
+        Call { cmd }
+    }
+}
+
+/// A call being put together.
+pub(crate) struct Call {
+    pub(crate) cmd: Cmd,
+}
+
+impl Call {
+    pub(crate) fn arg(&mut self, arg: impl ToRedisArgs) -> &mut Self {
+        self.cmd.arg(arg);
+        self
+    }
+}

@@ -1,0 +1,120 @@
+//! Moving time along: promotion, rescue, and the memory gate.
+
+use std::time::Duration;
+
+use chrono::DateTime;
+use redis::Value;
+
+use super::{
+    AttemptError, Store, StoreError,
+    keys::Keys,
+    millis,
+    script::{FORGET, TICK},
+};
+use crate::{id::Member, name::QueueName};
+
+/// Enqueues are refused above this share of `maxmemory`, so that what is accepted can always finish.
+const MEMORY_GATE: f64 = 0.9;
+
+/// What one tick did.
+#[derive(Clone, Debug, Default)]
+pub struct Tick {
+    /// Scheduled jobs that became ready.
+    pub promoted: u64,
+    /// Jobs of lost sessions that went back.
+    pub rescued: u64,
+    /// Jobs found to kill their process.
+    pub poisoned: u64,
+    /// Whether another tick has more to do at once.
+    pub more: bool,
+    /// Time until the next scheduled job is due.
+    pub next_due: Option<Duration>,
+    /// Nobody had ticked for a while: all sessions were given a new lease, and nothing was rescued.
+    pub grace: bool,
+    /// Journaled poison that must be moved to `job_closed`, then [`forgotten`](Store::buried).
+    pub to_bury: Vec<Member>,
+}
+
+impl Store {
+    /// Promotes what is due (500 at most), rescues the jobs of sessions that lapsed (at most once in 0.8 s, whoever calls),
+    /// and refreshes the memory gate.
+    ///
+    /// # Errors
+    /// When Redis is away.
+    pub async fn tick(&self, queue: &QueueName) -> Result<Tick, StoreError> {
+        let keys = Keys::new(queue);
+        let poison = AttemptError {
+            attempt: 0,
+            class: "poison".into(),
+            message: "its worker died each time while it ran this job".into(),
+            at: DateTime::UNIX_EPOCH,
+            ran: Duration::ZERO,
+        };
+        let mut call = TICK.call(&keys, None, self.clock());
+        call.arg(millis(self.lease())).arg(self.config().rescue_limit).arg(self.config().max_dead).arg(poison.line());
+        let answer: Vec<Value> = self.link().run(&TICK, &call).await?;
+        let (numbers, members) = answer.split_at_checked(7).ok_or(StoreError::Unreadable("an answer to tick"))?;
+        let number = |at: usize| match numbers[at] {
+            Value::Int(number) => number,
+            _ => 0,
+        };
+        let count = |at| u64::try_from(number(at)).unwrap_or(0);
+        self.refresh_gate(&keys).await?;
+        Ok(Tick {
+            promoted: count(1),
+            rescued: count(2),
+            poisoned: count(3),
+            more: number(4) == 1,
+            next_due: u64::try_from(number(5)).ok().map(Duration::from_millis),
+            grace: number(6) == 1,
+            to_bury: members
+                .iter()
+                .filter_map(|member| match member {
+                    Value::BulkString(bytes) => Member::from_bytes(bytes),
+                    _ => None,
+                })
+                .collect(),
+        })
+    }
+
+    /// Forgets journaled poison that was moved to `job_closed`.
+    ///
+    /// # Errors
+    /// When Redis is away: asking again is safe.
+    pub async fn buried(&self, queue: &QueueName, members: &[Member]) -> Result<(), StoreError> {
+        let keys = Keys::new(queue);
+        for chunk in members.chunks(500) {
+            let mut call = FORGET.call(&keys, None, self.clock());
+            call.arg(chunk.len());
+            for member in chunk {
+                call.arg(member.to_bytes());
+            }
+            self.link().run::<i64>(&FORGET, &call).await?;
+        }
+        Ok(())
+    }
+
+    async fn refresh_gate(&self, keys: &Keys) -> Result<(), StoreError> {
+        let memory: String = self.link().send(redis::cmd("INFO").arg("memory")).await?;
+        let field = |name: &str| {
+            memory.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')?.trim().parse::<f64>().ok())
+        };
+        let (Some(used), Some(most)) = (field("used_memory"), field("maxmemory")) else { return Ok(()) };
+        let closed = most > 0.0 && used > most * MEMORY_GATE;
+        // Written only when it changes something: a full Redis refuses the write that would say so, and needs it least.
+        let stood: Option<String> = self.link().send(redis::cmd("HGET").arg(keys.meta()).arg("gate")).await?;
+        match (closed, stood.as_deref() == Some("1")) {
+            (true, false) => {
+                let set: Result<i64, _> =
+                    self.link().send(redis::cmd("HSET").arg(keys.meta()).arg("gate").arg(1)).await;
+                match set {
+                    Ok(_) => Ok(()),
+                    Err(error) if error.is_unavailable() => Ok(()),
+                    Err(error) => Err(error),
+                }
+            }
+            (false, true) => self.link().send::<i64>(redis::cmd("HDEL").arg(keys.meta()).arg("gate")).await.map(drop),
+            _ => Ok(()),
+        }
+    }
+}
