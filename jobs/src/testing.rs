@@ -137,3 +137,28 @@ pub(crate) async fn fail_once(pool: &PgPool, table: &str, event: &str, fault: Fa
 pub(crate) async fn fault_struck(pool: &PgPool) -> bool {
     sqlx::query_scalar("SELECT is_called FROM fault_count").fetch_one(pool).await.unwrap()
 }
+
+/// Serves a router on a free port of 127.0.0.1 for as long as the test runs; gives back `http://127.0.0.1:PORT/`.
+pub(crate) async fn serve(router: axum::Router) -> url::Url {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+    format!("http://{address}/").parse().unwrap()
+}
+
+/// Answers every connection on a free port of 127.0.0.1 with these bytes, whatever was asked, and closes it.
+pub(crate) async fn serve_raw(answer: &'static [u8]) -> url::Url {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            // Reading first: closing with unread data would reset the connection and lose the answer.
+            let _ = stream.read(&mut [0; 8192]).await;
+            let _ = stream.write_all(answer).await;
+            let _ = stream.shutdown().await;
+        }
+    });
+    format!("http://{address}/").parse().unwrap()
+}
