@@ -341,6 +341,14 @@ impl Waker {
         let token: Option<(String, String)> = self.link.send(&cmd).await?;
         Ok(token.is_some())
     }
+
+    /// Wakes another worker instead of this one, which was woken and has no room after all.
+    ///
+    /// # Errors
+    /// When Redis is away: a tick wakes the other one within a second.
+    pub async fn pass_on(&self) -> Result<(), StoreError> {
+        self.link.send::<i64>(redis::cmd("LPUSH").arg(self.keys.wake()).arg(1)).await.map(drop)
+    }
 }
 
 fn push_outcome(call: &mut super::script::Call, outcome: &Applied) {

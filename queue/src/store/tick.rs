@@ -36,8 +36,8 @@ pub struct Tick {
 }
 
 impl Store {
-    /// Promotes what is due (500 at most), rescues the jobs of sessions that lapsed (at most once in 0.8 s, whoever calls),
-    /// and refreshes the memory gate.
+    /// Promotes what is due (500 at most), and rescues the jobs of sessions that lapsed (at most once in 0.8 s, whoever
+    /// calls).
     ///
     /// # Errors
     /// When Redis is away.
@@ -59,7 +59,6 @@ impl Store {
             _ => 0,
         };
         let count = |at| u64::try_from(number(at)).unwrap_or(0);
-        self.refresh_gate(&keys).await?;
         Ok(Tick {
             promoted: count(1),
             rescued: count(2),
@@ -94,27 +93,33 @@ impl Store {
         Ok(())
     }
 
-    async fn refresh_gate(&self, keys: &Keys) -> Result<(), StoreError> {
+    /// Opens or closes the memory gate of queues on this server. Without anybody who calls this, Redis itself refuses
+    /// enqueues when it is full, without the headroom.
+    ///
+    /// # Errors
+    /// When Redis is away.
+    pub async fn refresh_gates(&self, queues: &[QueueName]) -> Result<(), StoreError> {
         let memory: String = self.link().send(redis::cmd("INFO").arg("memory")).await?;
         let field = |name: &str| {
             memory.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')?.trim().parse::<f64>().ok())
         };
         let (Some(used), Some(most)) = (field("used_memory"), field("maxmemory")) else { return Ok(()) };
         let closed = most > 0.0 && used > most * MEMORY_GATE;
-        // Written only when it changes something: a full Redis refuses the write that would say so, and needs it least.
-        let stood: Option<String> = self.link().send(redis::cmd("HGET").arg(keys.meta()).arg("gate")).await?;
-        match (closed, stood.as_deref() == Some("1")) {
-            (true, false) => {
-                let set: Result<i64, _> =
-                    self.link().send(redis::cmd("HSET").arg(keys.meta()).arg("gate").arg(1)).await;
-                match set {
-                    Ok(_) => Ok(()),
-                    Err(error) if error.is_unavailable() => Ok(()),
-                    Err(error) => Err(error),
+        for queue in queues {
+            let keys = Keys::new(queue);
+            // Written only when it changes something: a full Redis refuses the write that would say so, and needs it least.
+            let stood: Option<String> = self.link().send(redis::cmd("HGET").arg(keys.meta()).arg("gate")).await?;
+            match (closed, stood.as_deref() == Some("1")) {
+                (true, false) => {
+                    match self.link().send::<i64>(redis::cmd("HSET").arg(keys.meta()).arg("gate").arg(1)).await {
+                        Err(error) if !error.is_unavailable() => return Err(error),
+                        _ => {}
+                    }
                 }
+                (false, true) => drop(self.link().send::<i64>(redis::cmd("HDEL").arg(keys.meta()).arg("gate")).await?),
+                _ => {}
             }
-            (false, true) => self.link().send::<i64>(redis::cmd("HDEL").arg(keys.meta()).arg("gate")).await.map(drop),
-            _ => Ok(()),
         }
+        Ok(())
     }
 }
