@@ -1,0 +1,302 @@
+//! Taking a job in: what was asked for is checked against the catalog, then handed to the store that owns it. The API and
+//! the CLI both come through here.
+
+use std::time::Duration;
+
+use axum::http::StatusCode;
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use sqlx::PgPool;
+use windrow_queue::{
+    Band, Catalog, Due, Enqueued, JobId, Journaling, Kind, NewJob, QueueName, Tenant,
+    error::is_transient,
+    job::InvalidJob,
+    journal,
+    store::{JobState, Refused, Store, StoreError},
+};
+
+use crate::{body::too_large, problem::Problem};
+
+/// The longest unique or idempotency key, in bytes.
+const MAX_KEY_BYTES: usize = 255;
+/// The longest delay: what is further away belongs into a schedule.
+const MAX_DELAY: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
+/// Timeouts that make sense for one attempt.
+const TIMEOUTS: std::ops::RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(7 * 24 * 3600);
+/// Attempts that make sense.
+const ATTEMPTS: std::ops::RangeInclusive<u16> = 1..=1000;
+
+/// A job as a client asks for it.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JobRequest {
+    /// What it is.
+    pub kind: String,
+    /// Its args; an empty object if left out.
+    #[serde(default)]
+    pub args: Option<Box<RawValue>>,
+    /// Whom it is done for.
+    #[serde(default)]
+    pub tenant: Option<Tenant>,
+    /// Must be the kind's own queue, if given at all.
+    #[serde(default)]
+    pub queue: Option<QueueName>,
+    /// Through the journal or straight into Redis. Left out: as the kind requires, else fast.
+    #[serde(default)]
+    pub journaled: Option<bool>,
+    /// Ready so long after it was accepted: `90s`, `2h 30m`.
+    #[serde(default, with = "humantime_serde")]
+    pub delay: Option<Duration>,
+    /// Ready at this time, RFC 3339.
+    #[serde(default)]
+    pub run_at: Option<DateTime<Utc>>,
+    /// At most one unfinished job with this key, kind and tenant.
+    #[serde(default)]
+    pub unique_key: Option<String>,
+    /// The same request again is answered with the same job.
+    #[serde(default)]
+    pub idempotency_key: Option<String>,
+    /// Attempts in all.
+    #[serde(default)]
+    pub max_attempts: Option<u16>,
+    /// Longest run of one attempt.
+    #[serde(default, with = "humantime_serde")]
+    pub timeout: Option<Duration>,
+    /// Priority.
+    #[serde(default)]
+    pub band: Option<Band>,
+    /// Whether its final state can be asked for after it is over.
+    #[serde(default)]
+    pub keep_result: bool,
+}
+
+/// A request that was found good.
+#[derive(Debug)]
+pub struct Plan {
+    /// The job.
+    pub job: NewJob,
+    /// Through the journal.
+    pub journaled: bool,
+}
+
+/// What a client is told.
+#[derive(Debug, Serialize)]
+pub struct Accepted {
+    /// The job that stands, new or not.
+    pub id: JobId,
+    /// What it is.
+    pub kind: Kind,
+    /// Where it waits.
+    pub queue: QueueName,
+    /// Whether it went through the journal.
+    pub journaled: bool,
+    /// Where it is now. Absent for a job that was there before: ask for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state: Option<JobState>,
+    /// Whether this request made it.
+    pub created: bool,
+}
+
+fn invalid(pointer: &str, detail: impl Into<String>) -> Problem {
+    Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid-request", "A field is not valid", detail).at(pointer)
+}
+
+impl JobRequest {
+    /// Checks the request.
+    ///
+    /// # Errors
+    /// The field that is at fault, and what would be right.
+    pub fn plan(self, catalog: &Catalog) -> Result<Plan, Problem> {
+        let unprocessable = |slug, title, detail| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, slug, title, detail);
+        let info = catalog
+            .get(&self.kind)
+            .map_err(|error| unprocessable("unknown-kind", "There is no such kind", error.to_string()).at("/kind"))?;
+        if let Some(queue) = self.queue.filter(|queue| *queue != info.queue) {
+            let detail = format!("{} jobs wait in queue {}, not {queue}: leave the field out", info.kind, info.queue);
+            return Err(invalid("/queue", detail));
+        }
+        let journaled = match (info.policy.journaling, self.journaled) {
+            (Journaling::Required, Some(false)) => {
+                let detail = format!(
+                    "{} jobs have effects that must happen exactly once, so they always go through the journal: leave the field out, or say true",
+                    info.kind
+                );
+                return Err(unprocessable("journal-required", "This kind is always journaled", detail).at("/journaled"));
+            }
+            (Journaling::Required, _) => true,
+            (Journaling::Optional, asked) => asked.unwrap_or(false),
+        };
+        let args = match self.args {
+            Some(args) => args,
+            None => RawValue::from_string("{}".to_owned()).expect("an empty object is JSON"),
+        };
+        info.check_args(&args).map_err(|error| {
+            unprocessable(
+                "invalid-args",
+                "The args are not those of the kind",
+                format!("the args of {} do not decode: {error}", info.kind),
+            )
+            .at("/args")
+        })?;
+        let mut job = NewJob::of_kind(info, args).map_err(|error| match error {
+            InvalidJob::TooLarge { .. } => too_large(error.to_string()).at("/args"),
+            InvalidJob::Args { .. } => invalid("/args", error.to_string()),
+        })?;
+        job.tenant = self.tenant;
+        job.due = due(self.delay, self.run_at)?;
+        job.policy.keep_result = self.keep_result;
+        if let Some(band) = self.band {
+            job.band = band;
+        }
+        if let Some(attempts) = self.max_attempts {
+            if !ATTEMPTS.contains(&attempts) {
+                let detail = format!("max_attempts is {attempts}, not {} to {}", ATTEMPTS.start(), ATTEMPTS.end());
+                return Err(invalid("/max_attempts", detail));
+            }
+            job.policy.max_attempts = Some(attempts);
+        }
+        if let Some(timeout) = self.timeout {
+            if !TIMEOUTS.contains(&timeout) {
+                let (least, most) = (TIMEOUTS.start(), TIMEOUTS.end());
+                let detail = format!("timeout is {timeout:?}, not {least:?} to {most:?}");
+                return Err(invalid("/timeout", detail));
+            }
+            job.policy.timeout = Some(timeout);
+        }
+        // After the tenant: keys are scoped by it.
+        if let Some(key) = self.unique_key {
+            job = job.unique(checked("/unique_key", &key)?);
+        }
+        if let Some(key) = self.idempotency_key {
+            job = job.idempotent(checked("/idempotency_key", &key)?);
+        }
+        Ok(Plan { job, journaled })
+    }
+}
+
+fn checked<'a>(pointer: &str, key: &'a str) -> Result<&'a str, Problem> {
+    if key.is_empty() || key.len() > MAX_KEY_BYTES {
+        return Err(invalid(pointer, format!("a key has 1 to {MAX_KEY_BYTES} bytes, this one has {}", key.len())));
+    }
+    Ok(key)
+}
+
+fn due(delay: Option<Duration>, run_at: Option<DateTime<Utc>>) -> Result<Due, Problem> {
+    match (delay, run_at) {
+        (None, None) => Ok(Due::Now),
+        (Some(_), Some(_)) => Err(invalid("/run_at", "delay and run_at are both given: say one of them")),
+        (Some(Duration::ZERO), None) => Ok(Due::Now),
+        (Some(delay), None) if delay > MAX_DELAY => {
+            Err(invalid("/delay", "the delay is longer than ten years: make it shorter, or use a schedule"))
+        }
+        (Some(delay), None) => Ok(Due::In(delay)),
+        (None, Some(at)) => {
+            // No host's clock decides here: bounds that hold for as long as anybody looks.
+            let years = 1970..2200;
+            if !years.contains(&chrono::Datelike::year(&at)) {
+                return Err(invalid("/run_at", format!("the year of run_at is not {} to 2199", years.start)));
+            }
+            Ok(Due::At(at))
+        }
+    }
+}
+
+/// Why a good request was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum SubmitError {
+    /// Too much is waiting.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// Redis failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Postgres failed.
+    #[error("Postgres: {0}")]
+    Database(#[from] sqlx::Error),
+}
+
+/// Enqueues. A journaled job is accepted once its transaction is committed.
+///
+/// # Errors
+/// When it was not taken, or nobody can tell: the same plan may be submitted again, it is taken once.
+pub async fn submit(store: &Store, database: &PgPool, plan: &Plan) -> Result<Accepted, SubmitError> {
+    let answer = if plan.journaled {
+        let mut tx = database.begin().await?;
+        let answer = journal::enqueue_idempotent(&mut tx, &plan.job).await?;
+        tx.commit().await?;
+        answer
+    } else {
+        let mut answers = store.enqueue(std::slice::from_ref(&plan.job)).await?;
+        answers.pop().unwrap_or(Ok(Enqueued::Created(plan.job.id)))?
+    };
+    Ok(Accepted {
+        id: answer.id(),
+        kind: plan.job.kind.clone(),
+        queue: plan.job.queue.clone(),
+        journaled: plan.journaled,
+        state: answer.is_created().then(|| initial_state(&plan.job)),
+        created: answer.is_created(),
+    })
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a word in an answer, which decides nothing; the stores' clocks decide when the job runs"
+)]
+fn initial_state(job: &NewJob) -> JobState {
+    match job.due {
+        Due::In(_) => JobState::Scheduled,
+        Due::At(at) if at > Utc::now() => JobState::Scheduled,
+        Due::Now | Due::At(_) => JobState::Ready,
+    }
+}
+
+impl From<SubmitError> for Problem {
+    fn from(error: SubmitError) -> Self {
+        match error {
+            SubmitError::Refused(refused @ Refused::QueueFull) => {
+                Self::new(StatusCode::TOO_MANY_REQUESTS, "queue-full", "The queue is full", refused.to_string())
+                    .retry_after(Duration::from_secs(5))
+            }
+            SubmitError::Refused(refused @ Refused::MemoryGate) => Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "redis-memory",
+                "Redis is nearly out of memory",
+                refused.to_string(),
+            )
+            .retry_after(Duration::from_secs(10)),
+            SubmitError::Store(error) => error.into(),
+            SubmitError::Database(error) => error.into(),
+        }
+    }
+}
+
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Self {
+        if error.is_unavailable() {
+            tracing::warn!(%error, "a request failed");
+            Self::unavailable("Redis")
+        } else {
+            tracing::error!(%error, "a request failed");
+            Self::internal()
+        }
+    }
+}
+
+impl From<sqlx::Error> for Problem {
+    fn from(error: sqlx::Error) -> Self {
+        if is_transient(&error) {
+            tracing::warn!(%error, "a request failed");
+            return Self::unavailable("Postgres");
+        }
+        if let Some(refusal) = error.as_database_error() {
+            // What JSON allows and jsonb does not: \u0000, numbers beyond its range. 22 data exception, 54 limit exceeded.
+            if refusal.code().is_some_and(|code| code.starts_with("22") || code.starts_with("54")) {
+                return invalid("/args", format!("the args cannot be kept as jsonb: {}", refusal.message()));
+            }
+        }
+        tracing::error!(%error, "a request failed");
+        Self::internal()
+    }
+}
