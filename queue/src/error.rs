@@ -2,6 +2,10 @@
 
 use std::{fmt, time::Duration};
 
+use sha2::{Digest, Sha256};
+
+use crate::name::Kind;
+
 /// What is to happen to a job whose attempt failed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Decision {
@@ -84,6 +88,24 @@ impl fmt::Display for JobError {
     }
 }
 
+/// What failed jobs are grouped by: kind, class, and the message without what differs from job to job (digits, hex ids).
+#[must_use]
+pub fn fingerprint(kind: &Kind, class: &str, message: &str) -> [u8; 16] {
+    let mut hash = Sha256::new();
+    for part in [kind.as_str(), class] {
+        hash.update(part);
+        hash.update([0]);
+    }
+    for word in message.split_whitespace() {
+        let varies = word.bytes().any(|byte| byte.is_ascii_digit());
+        hash.update(if varies { "#" } else { word });
+        hash.update(b" ");
+    }
+    let mut digest = [0; 16];
+    digest.copy_from_slice(&hash.finalize()[..16]);
+    digest
+}
+
 /// How long a job waits when Postgres is down, busy or deadlocked.
 const DATABASE_SNOOZE: Duration = Duration::from_secs(2);
 
@@ -113,5 +135,19 @@ pub fn is_transient(error: &sqlx::Error) -> bool {
             ["08", "40", "53", "57"].iter().any(|class| code.starts_with(class)) || code == "55P03" || code == "25P03"
         }),
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_that_differ_only_in_numbers_have_one_fingerprint() {
+        let kind = Kind::from_static("test.count");
+        let print = |class, message| fingerprint(&kind, class, message);
+        assert_eq!(print("http", "job 17 got status 500"), print("http", "job 18 got status 502"));
+        assert_ne!(print("http", "no route"), print("http", "no host"));
+        assert_ne!(print("http", "no route"), print("dns", "no route"));
     }
 }

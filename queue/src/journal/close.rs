@@ -1,10 +1,13 @@
 //! Final decisions other than completion: dead, cancelled, discarded; and the way back, redrive.
 
 use chrono::{DateTime, Utc};
-use sqlx::{FromRow, PgPool};
+use sqlx::{FromRow, PgExecutor, PgPool, types::Json};
 use uuid::Uuid;
 
-use crate::id::{Generation, JobId};
+use crate::{
+    id::{Generation, JobId},
+    store::AttemptError,
+};
 
 /// Why a job will not run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -24,19 +27,30 @@ impl CloseState {
     }
 }
 
+/// All that is recorded of such a decision.
+#[derive(Clone, Copy, Debug)]
+pub struct Closing<'a> {
+    /// Dead or cancelled.
+    pub state: CloseState,
+    /// Why, for people. No secret.
+    pub reason: &'a str,
+    /// What it is grouped by among the dead ([`fingerprint`](crate::error::fingerprint)).
+    pub fingerprint: [u8; 16],
+    /// The last attempt's error.
+    pub error: Option<&'a AttemptError>,
+    /// Attempts that count.
+    pub attempt: u32,
+}
+
 /// Moves a journal row to `job_closed` in one statement. False: the row was gone, somebody decided first.
 ///
 /// # Errors
 /// When Postgres is away; nothing is decided then.
 pub async fn close(
-    pool: &PgPool,
+    database: impl PgExecutor<'_>,
     id: JobId,
     generation: Generation,
-    state: CloseState,
-    reason: &str,
-    fingerprint: Option<&[u8]>,
-    last: Option<&serde_json::Value>,
-    attempt: u32,
+    closing: &Closing<'_>,
 ) -> Result<bool, sqlx::Error> {
     let moved = sqlx::query(
         "WITH gone AS (
@@ -53,12 +67,12 @@ pub async fn close(
     )
     .bind(id.0)
     .bind(generation)
-    .bind(state.as_str())
-    .bind(reason)
-    .bind(fingerprint)
-    .bind(last)
-    .bind(i32::try_from(attempt).unwrap_or(i32::MAX))
-    .execute(pool)
+    .bind(closing.state.as_str())
+    .bind(closing.reason)
+    .bind(closing.fingerprint.as_slice())
+    .bind(closing.error.map(Json))
+    .bind(i32::try_from(closing.attempt).unwrap_or(i32::MAX))
+    .execute(database)
     .await?;
     Ok(moved.rows_affected() > 0)
 }
@@ -147,7 +161,7 @@ pub async fn redrive(pool: &PgPool, id: JobId) -> Result<bool, sqlx::Error> {
              RETURNING id, gen, band, queue, tenant, kind, run_at
          ), outbox AS (
              INSERT INTO job_outbox (band, relay_at, id, gen, queue, tenant, kind, run_at)
-             SELECT band, now(), id, gen, queue, tenant, kind, run_at FROM journal
+             SELECT band, now(), id, gen, queue, coalesce(tenant, ''), kind, run_at FROM journal
              RETURNING id
          )
          SELECT outbox.id, (SELECT count(pg_notify('windrow_outbox', '')) FROM relay_flag WHERE idle) FROM outbox",

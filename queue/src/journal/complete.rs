@@ -4,7 +4,11 @@ use std::collections::HashSet;
 
 use sqlx::{PgPool, Row};
 
-use crate::id::{Generation, JobId};
+use super::JobTx;
+use crate::{
+    error::{Decision, JobError},
+    id::{Generation, JobId},
+};
 
 /// Completes live jobs, up to a few hundred in one statement; returns those whose row was there. The others are over
 /// already, or another transaction holds their row at this moment: ask for those again, one by one.
@@ -27,4 +31,17 @@ pub async fn complete(
     .fetch_all(pool)
     .await?;
     Ok(rows.iter().map(|row| (JobId(row.get(0)), row.get(1))).collect())
+}
+
+/// Completes one job, waiting for whoever holds its row. False: it is over already.
+///
+/// # Errors
+/// When Postgres is away or the row stays locked.
+pub async fn complete_one(pool: &PgPool, id: JobId, generation: Generation) -> Result<bool, JobError> {
+    let tx = match JobTx::begin(pool, id, generation).await {
+        Ok(tx) => tx,
+        Err(error) if error.decision() == Decision::Gone => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    tx.commit().await.map(|_| true)
 }

@@ -91,7 +91,7 @@ WITH job AS (
     RETURNING id, gen, band, queue, tenant, kind, run_at
 ), outbox AS (
     INSERT INTO job_outbox (band, relay_at, id, gen, queue, tenant, kind, run_at)
-    SELECT band, now(), id, gen, queue, tenant, kind, run_at FROM journal
+    SELECT band, now(), id, gen, queue, coalesce(tenant, ''), kind, run_at FROM journal
     RETURNING id
 ), wake AS (
     SELECT pg_notify('windrow_outbox', '') FROM relay_flag WHERE idle AND EXISTS (SELECT FROM outbox)

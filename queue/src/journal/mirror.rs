@@ -11,7 +11,7 @@ use crate::id::Member;
 pub const MIRROR_FROM: Duration = Duration::from_secs(5);
 
 /// Records attempt, next run and the attempt's error of a job that will run again after `delay`. Only while the row is
-/// live; a row that is gone needs no mirror.
+/// live; a row that is gone needs no mirror. A mirror that comes late, after that of a later attempt, changes nothing.
 ///
 /// # Errors
 /// When Postgres is away. The retry stands in Redis all the same: log it and go on.
@@ -26,7 +26,7 @@ pub async fn mirror(
         "UPDATE job_journal SET attempt = $3, run_at = clock_timestamp() + make_interval(secs => $4),
                 errors = CASE WHEN $5::jsonb IS NULL THEN errors
                     ELSE jsonb_path_query_array(coalesce(errors, '[]') || $5, '$[last - 9 to last]') END
-         WHERE id = $1 AND gen = $2 AND state = 'live'",
+         WHERE id = $1 AND gen = $2 AND state = 'live' AND attempt <= $3",
     )
     .bind(member.id.0)
     .bind(member.generation)

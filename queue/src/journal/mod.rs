@@ -19,10 +19,10 @@ mod outbox;
 mod start;
 mod tx;
 
-pub use close::{CloseState, Closed, ClosedCursor, close, discard, list_closed, redrive, show_closed};
-pub use complete::complete;
+pub use close::{CloseState, Closed, ClosedCursor, Closing, close, discard, list_closed, redrive, show_closed};
+pub use complete::{complete, complete_one};
 pub use enqueue::{enqueue_idempotent, enqueue_in};
 pub use mirror::{MIRROR_FROM, mirror};
-pub use outbox::{OUTBOX_CHANNEL, OutboxRow, RelayJob, put_back, set_idle, take_due};
+pub use outbox::{OUTBOX_CHANNEL, OutboxLane, OutboxRow, RelayJob, lanes, put_back, set_idle, take};
 pub use start::{StartRow, start_check};
 pub use tx::{Committed, JobTx, StepTx};

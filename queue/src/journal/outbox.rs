@@ -1,10 +1,15 @@
 //! The outbox, as the relay reads it. A relay deletes due rows, puts their members into Redis, and commits: a crash in
 //! between returns the rows, and Redis takes a member only once.
+//!
+//! Rows stand in lanes: band, queue and tenant, each in order of age. [`lanes`] finds those that have due rows, one index
+//! probe each, however many rows stand in them; [`take`] takes from several lanes at once. So a relay can serve tenants in
+//! turn and leave out a queue in back-off without reading what it leaves out. A lane carries the time from which to look, so
+//! that index entries of rows which were taken but not yet vacuumed are not walked again.
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
-use sqlx::{FromRow, PgConnection, PgPool};
+use chrono::{DateTime, TimeDelta, Utc};
+use sqlx::{FromRow, PgConnection, PgExecutor};
 use uuid::Uuid;
 
 use crate::{
@@ -16,6 +21,50 @@ use crate::{
 /// The channel on which enqueuers wake a relay that said it sleeps.
 pub const OUTBOX_CHANNEL: &str = "windrow_outbox";
 
+/// How far behind the last row that was taken a lane is still looked at: rows carry the time at which their transaction
+/// began and appear when it commits. What takes longer is found by the next [`lanes`], which has no such bound.
+const LATE_COMMIT: TimeDelta = TimeDelta::seconds(10);
+
+/// Rows of one band, queue and tenant.
+#[derive(Clone, PartialEq, Eq, Debug, FromRow)]
+pub struct OutboxLane {
+    band: i16,
+    queue: String,
+    tenant: String,
+    /// No row that is known of is older.
+    #[sqlx(rename = "relay_at")]
+    from: DateTime<Utc>,
+}
+
+impl OutboxLane {
+    /// Its priority: 0 is the most urgent.
+    #[must_use]
+    pub const fn band(&self) -> i16 {
+        self.band
+    }
+
+    /// The queue as stored.
+    #[must_use]
+    pub fn queue(&self) -> &str {
+        &self.queue
+    }
+
+    /// Since when its oldest row waits.
+    #[must_use]
+    pub const fn oldest(&self) -> DateTime<Utc> {
+        self.from
+    }
+
+    /// Remembers that `row` was taken from this lane, if it was; true when it is the lane's.
+    pub fn took(&mut self, row: &OutboxRow) -> bool {
+        let mine = self.band == row.band && self.queue == row.queue && self.tenant == row.tenant;
+        if mine {
+            self.from = self.from.max(row.relay_at - LATE_COMMIT);
+        }
+        mine
+    }
+}
+
 /// One job on its way into Redis.
 #[derive(Clone, Debug, FromRow)]
 pub struct OutboxRow {
@@ -24,9 +73,11 @@ pub struct OutboxRow {
     #[sqlx(rename = "gen")]
     generation: Generation,
     queue: String,
-    tenant: Option<String>,
+    tenant: String,
     kind: String,
     run_at: DateTime<Utc>,
+    relay_at: DateTime<Utc>,
+    seq: i64,
 }
 
 /// What the relay puts into Redis.
@@ -53,6 +104,18 @@ impl OutboxRow {
         &self.queue
     }
 
+    /// The job's id and generation.
+    #[must_use]
+    pub const fn key(&self) -> (JobId, Generation) {
+        (JobId(self.id), self.generation)
+    }
+
+    /// Since when it waits to be relayed.
+    #[must_use]
+    pub const fn relay_at(&self) -> DateTime<Utc> {
+        self.relay_at
+    }
+
     /// The job, with its names checked: a SQL producer may have written anything.
     ///
     /// # Errors
@@ -61,7 +124,7 @@ impl OutboxRow {
         Ok(RelayJob {
             member: Member::journaled(JobId(self.id), self.generation),
             queue: QueueName::new(&*self.queue)?,
-            tenant: self.tenant.as_deref().map(Tenant::new).transpose()?,
+            tenant: (!self.tenant.is_empty()).then(|| Tenant::new(&*self.tenant)).transpose()?,
             kind: Kind::new(&*self.kind)?,
             band: u8::try_from(self.band).ok().and_then(Band::from_number).unwrap_or(Band::Low),
             run_at: self.run_at,
@@ -69,37 +132,77 @@ impl OutboxRow {
     }
 }
 
-/// Takes up to `limit` due rows of one band out of the outbox, leaving out queues in back-off, within the relay's
-/// transaction: they are back when it does not commit. Rows that another relay holds are skipped.
+/// Up to `limit` lanes that have due rows, most urgent first, beginning behind `after`, without those of queues in back-off.
 ///
 /// # Errors
 /// When Postgres refuses.
-pub async fn take_due(
-    tx: &mut PgConnection,
-    band: Band,
+pub async fn lanes(
+    database: impl PgExecutor<'_>,
+    after: Option<&OutboxLane>,
     limit: i64,
     without_queues: &[String],
-) -> Result<Vec<OutboxRow>, sqlx::Error> {
+) -> Result<Vec<OutboxLane>, sqlx::Error> {
+    // From lane to lane by one probe each. Behind a queue in back-off it goes on with the next queue: no text sorts after
+    // the last code point.
     sqlx::query_as(
-        "DELETE FROM job_outbox o USING (
-             SELECT band, relay_at, seq FROM job_outbox
-             WHERE band = $1 AND relay_at <= now() AND queue <> ALL ($3)
-             ORDER BY band, relay_at, seq LIMIT $2 FOR UPDATE SKIP LOCKED) AS due
-         WHERE o.band = due.band AND o.relay_at = due.relay_at AND o.seq = due.seq
-         RETURNING o.band, o.id, o.gen, o.queue, o.tenant, o.kind, o.run_at",
+        "WITH RECURSIVE lane AS (
+             SELECT $1::smallint AS band, $2 COLLATE \"C\" AS queue, $3 COLLATE \"C\" AS tenant,
+                    'infinity'::timestamptz AS relay_at
+             UNION ALL
+             SELECT next.band, next.queue, next.tenant, next.relay_at
+             FROM lane, LATERAL (
+                 SELECT o.band, o.queue, o.tenant, o.relay_at FROM job_outbox o
+                 WHERE (o.band, o.queue, o.tenant) > (lane.band, lane.queue,
+                       CASE WHEN lane.queue = ANY ($5) THEN U&'\\+10FFFF' ELSE lane.tenant END)
+                 ORDER BY o.band, o.queue, o.tenant, o.relay_at LIMIT 1) AS next
+         )
+         SELECT band, queue, tenant, relay_at FROM lane WHERE relay_at <= now() AND queue <> ALL ($5) LIMIT $4",
     )
-    .bind(i16::from(band.number()))
+    .bind(after.map_or(-1, |lane| lane.band))
+    .bind(after.map_or("", |lane| &lane.queue))
+    .bind(after.map_or("", |lane| &lane.tenant))
     .bind(limit)
     .bind(without_queues)
-    .fetch_all(tx)
+    .fetch_all(database)
     .await
+}
+
+/// Takes up to `each` due rows, oldest first, out of each of these lanes, within the relay's transaction: they are back when
+/// it does not commit. Rows that another relay holds are skipped.
+///
+/// # Errors
+/// When Postgres refuses.
+pub async fn take(tx: &mut PgConnection, lanes: &[OutboxLane], each: i64) -> Result<Vec<OutboxRow>, sqlx::Error> {
+    // By ctid, which names a locked row for as long as it is locked, and which no statistics can talk the planner out of.
+    let mut rows: Vec<OutboxRow> = sqlx::query_as(
+        "WITH due AS MATERIALIZED (
+             SELECT o.row FROM unnest($1::smallint[], $2::text[], $3::text[], $4::timestamptz[])
+                               AS lane (band, queue, tenant, since),
+             LATERAL (
+                 SELECT o.ctid AS row FROM job_outbox o
+                 WHERE o.band = lane.band AND o.queue = lane.queue AND o.tenant = lane.tenant
+                   AND o.relay_at >= lane.since AND o.relay_at <= now()
+                 ORDER BY o.relay_at, o.seq LIMIT $5 FOR UPDATE SKIP LOCKED) AS o
+         )
+         DELETE FROM job_outbox WHERE ctid = ANY (ARRAY (SELECT row FROM due))
+         RETURNING band, id, gen, queue, tenant, kind, run_at, relay_at, seq",
+    )
+    .bind(lanes.iter().map(|lane| lane.band).collect::<Vec<_>>())
+    .bind(lanes.iter().map(|lane| &*lane.queue).collect::<Vec<_>>())
+    .bind(lanes.iter().map(|lane| &*lane.tenant).collect::<Vec<_>>())
+    .bind(lanes.iter().map(|lane| lane.from).collect::<Vec<_>>())
+    .bind(each)
+    .fetch_all(tx)
+    .await?;
+    rows.sort_unstable_by_key(|row| (row.relay_at, row.seq));
+    Ok(rows)
 }
 
 /// Puts rows that Redis refused back into the outbox, to be tried again after `delay`.
 ///
 /// # Errors
 /// When Postgres refuses; the relay's transaction is aborted then, and the rows are back as they were.
-pub async fn put_back(tx: &mut PgConnection, rows: &[OutboxRow], delay: Duration) -> Result<(), sqlx::Error> {
+pub async fn put_back(tx: &mut PgConnection, rows: &[&OutboxRow], delay: Duration) -> Result<(), sqlx::Error> {
     sqlx::query(
         "INSERT INTO job_outbox (band, relay_at, id, gen, queue, tenant, kind, run_at)
          SELECT band, clock_timestamp() + make_interval(secs => $8), id, gen, queue, tenant, kind, run_at
@@ -110,7 +213,7 @@ pub async fn put_back(tx: &mut PgConnection, rows: &[OutboxRow], delay: Duration
     .bind(rows.iter().map(|row| row.id).collect::<Vec<_>>())
     .bind(rows.iter().map(|row| row.generation).collect::<Vec<_>>())
     .bind(rows.iter().map(|row| &*row.queue).collect::<Vec<_>>())
-    .bind(rows.iter().map(|row| row.tenant.as_deref()).collect::<Vec<_>>())
+    .bind(rows.iter().map(|row| &*row.tenant).collect::<Vec<_>>())
     .bind(rows.iter().map(|row| &*row.kind).collect::<Vec<_>>())
     .bind(rows.iter().map(|row| row.run_at).collect::<Vec<_>>())
     .bind(delay.as_secs_f64())
@@ -119,12 +222,12 @@ pub async fn put_back(tx: &mut PgConnection, rows: &[OutboxRow], delay: Duration
     Ok(())
 }
 
-/// Says whether the relay sleeps. Enqueuers NOTIFY only when it does. With several relays the flag is a hint: polling is
-/// the safety net.
+/// Says whether the relay sleeps. Enqueuers NOTIFY only when it does: a NOTIFY in every transaction would make all commits
+/// of the database wait for each other. With several relays the flag is a hint: polling is the safety net.
 ///
 /// # Errors
 /// When Postgres is away.
-pub async fn set_idle(pool: &PgPool, idle: bool) -> Result<(), sqlx::Error> {
-    sqlx::query("UPDATE relay_flag SET idle = $1 WHERE idle <> $1").bind(idle).execute(pool).await?;
+pub async fn set_idle(database: impl PgExecutor<'_>, idle: bool) -> Result<(), sqlx::Error> {
+    sqlx::query("UPDATE relay_flag SET idle = $1 WHERE idle <> $1").bind(idle).execute(database).await?;
     Ok(())
 }

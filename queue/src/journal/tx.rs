@@ -2,13 +2,15 @@
 
 use std::ops::{Deref, DerefMut};
 
-use sqlx::{PgConnection, PgPool, Postgres, Transaction};
+use chrono::{DateTime, Utc};
+use sqlx::{FromRow, PgConnection, PgPool, Postgres, Transaction};
+use uuid::Uuid;
 
 use super::enqueue_in;
 use crate::{
     error::JobError,
     id::{Generation, JobId},
-    job::{Enqueued, NewJob},
+    job::{Enqueued, Fire, NewJob},
 };
 
 /// Proof that the job's row was deleted and its effects committed. Only [`JobTx::commit`] makes one.
@@ -34,29 +36,69 @@ pub struct JobTx {
     pool: PgPool,
     id: JobId,
     generation: Generation,
+    fire: Option<Fire>,
+}
+
+/// Which fire a job comes from.
+#[derive(FromRow)]
+struct Source {
+    schedule_id: Option<Uuid>,
+    fire_at: Option<DateTime<Utc>>,
+}
+
+impl Source {
+    fn fire(&self) -> Option<Fire> {
+        Some(Fire { schedule_id: self.schedule_id?, fire_at: self.fire_at?, missed: 0 })
+    }
+}
+
+async fn enqueue_children(
+    tx: &mut PgConnection,
+    fire: Option<Fire>,
+    jobs: &[NewJob],
+) -> Result<Vec<Enqueued>, sqlx::Error> {
+    if fire.is_none() {
+        return enqueue_in(tx, jobs).await;
+    }
+    let children: Vec<NewJob> =
+        jobs.iter().map(|job| NewJob { fire: job.fire.or(fire), ..job.clone() }).collect();
+    enqueue_in(tx, &children).await
+}
+
+/// The last statement before COMMIT. Deferred constraints are checked here, where their errors are errors and leave no doubt.
+/// And a transaction that a failed statement has aborted fails here: Postgres answers its COMMIT with a rollback that no
+/// driver reports, so that a handler which overlooked an error would be told that its effects stand.
+async fn settle(tx: &mut PgConnection) -> Result<(), sqlx::Error> {
+    sqlx::raw_sql("SET CONSTRAINTS ALL IMMEDIATE").execute(tx).await?;
+    Ok(())
 }
 
 impl JobTx {
     pub(crate) async fn begin(pool: &PgPool, id: JobId, generation: Generation) -> Result<Self, JobError> {
         let mut tx = pool.begin().await?;
-        let deleted = sqlx::query("DELETE FROM job_journal WHERE id = $1 AND gen = $2 AND state = 'live'")
-            .bind(id.0)
-            .bind(generation)
-            .execute(&mut *tx)
-            .await?;
-        if deleted.rows_affected() == 0 {
+        let deleted: Option<Source> = sqlx::query_as(
+            "DELETE FROM job_journal WHERE id = $1 AND gen = $2 AND state = 'live' RETURNING schedule_id, fire_at",
+        )
+        .bind(id.0)
+        .bind(generation)
+        .fetch_optional(&mut *tx)
+        .await?;
+        let Some(source) = deleted else {
             tx.rollback().await?;
             return Err(JobError::gone());
-        }
-        Ok(Self { tx, pool: pool.clone(), id, generation })
+        };
+        Ok(Self { tx, pool: pool.clone(), id, generation, fire: source.fire() })
     }
 
     /// Enqueues follow-ups, which are journaled, in this transaction. They stand when it commits.
     ///
+    /// A follow-up of a job that a schedule made counts as that schedule's: its overlap rule sees work that is still going
+    /// on, not only the job that began it.
+    ///
     /// # Errors
     /// When Postgres refuses them.
     pub async fn enqueue(&mut self, jobs: &[NewJob]) -> Result<Vec<Enqueued>, JobError> {
-        Ok(enqueue_in(&mut self.tx, jobs).await?)
+        Ok(enqueue_children(&mut self.tx, self.fire, jobs).await?)
     }
 
     /// Commits effects and completion together.
@@ -66,14 +108,16 @@ impl JobTx {
     /// # Errors
     /// When the transaction did not commit; nothing of it has happened then.
     pub async fn commit(self) -> Result<Committed, JobError> {
-        let Self { tx, pool, id, generation } = self;
+        let Self { mut tx, pool, id, generation, fire: _ } = self;
+        settle(&mut tx).await?;
         if let Err(error) = tx.commit().await {
-            let stands: bool = sqlx::query_scalar("SELECT EXISTS (SELECT FROM job_journal WHERE id = $1 AND gen = $2)")
+            // The server may still be at it: FOR UPDATE waits for a transaction that has not ended.
+            let stands = sqlx::query("SELECT FROM job_journal WHERE id = $1 AND gen = $2 FOR UPDATE")
                 .bind(id.0)
                 .bind(generation)
-                .fetch_one(&pool)
+                .fetch_optional(&pool)
                 .await?;
-            if stands {
+            if stands.is_some() {
                 return Err(error.into());
             }
             tracing::info!(job_id = %id, %error, "the commit was reported as failed, but the job's row is gone: completed");
@@ -99,6 +143,7 @@ impl DerefMut for JobTx {
 #[derive(Debug)]
 pub struct StepTx {
     tx: Transaction<'static, Postgres>,
+    fire: Option<Fire>,
 }
 
 impl StepTx {
@@ -110,21 +155,32 @@ impl StepTx {
         next: serde_json::Value,
     ) -> Result<Self, JobError> {
         let mut tx = pool.begin().await?;
-        let advanced = sqlx::query(
+        let advanced: Option<Source> = sqlx::query_as(
             "UPDATE job_journal SET checkpoint = $4
-             WHERE id = $1 AND gen = $2 AND state = 'live' AND checkpoint IS NOT DISTINCT FROM $3",
+             WHERE id = $1 AND gen = $2 AND state = 'live' AND checkpoint IS NOT DISTINCT FROM $3
+             RETURNING schedule_id, fire_at",
         )
         .bind(id.0)
         .bind(generation)
         .bind(previous)
         .bind(next)
-        .execute(&mut *tx)
+        .fetch_optional(&mut *tx)
         .await?;
-        if advanced.rows_affected() == 0 {
-            tx.rollback().await?;
-            return Err(JobError::gone());
+        if let Some(source) = advanced {
+            return Ok(Self { tx, fire: source.fire() });
         }
-        Ok(Self { tx })
+        let stands = sqlx::query("SELECT FROM job_journal WHERE id = $1 AND gen = $2 AND state = 'live'")
+            .bind(id.0)
+            .bind(generation)
+            .fetch_optional(&mut *tx)
+            .await?;
+        tx.rollback().await?;
+        // A job that still stands must not be acknowledged as gone: another attempt reads the checkpoint that is there.
+        Err(if stands.is_some() {
+            JobError::retry("checkpoint_moved", anyhow::anyhow!("the checkpoint is no longer what this attempt read"))
+        } else {
+            JobError::gone()
+        })
     }
 
     /// Enqueues follow-ups in this transaction. They stand when it commits.
@@ -132,7 +188,7 @@ impl StepTx {
     /// # Errors
     /// When Postgres refuses them.
     pub async fn enqueue(&mut self, jobs: &[NewJob]) -> Result<Vec<Enqueued>, JobError> {
-        Ok(enqueue_in(&mut self.tx, jobs).await?)
+        Ok(enqueue_children(&mut self.tx, self.fire, jobs).await?)
     }
 
     /// Commits the step and its checkpoint together. After an error the next attempt reads the checkpoint that stands, so
@@ -140,7 +196,8 @@ impl StepTx {
     ///
     /// # Errors
     /// When it may not have been committed.
-    pub async fn commit(self) -> Result<(), JobError> {
+    pub async fn commit(mut self) -> Result<(), JobError> {
+        settle(&mut self.tx).await?;
         Ok(self.tx.commit().await?)
     }
 }
