@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use sqlx::PgPool;
+use sqlx::{PgPool, types::Json};
 
-use crate::id::Member;
+use crate::{id::Member, store::AttemptError};
 
 /// Delays shorter than this are not worth a write.
 pub const MIRROR_FROM: Duration = Duration::from_secs(5);
@@ -18,21 +18,21 @@ pub const MIRROR_FROM: Duration = Duration::from_secs(5);
 pub async fn mirror(
     pool: &PgPool,
     member: Member,
-    attempt: u32,
+    attempt: Option<u32>,
     delay: Duration,
-    error: Option<&serde_json::Value>,
+    error: Option<&AttemptError>,
 ) -> Result<(), sqlx::Error> {
     sqlx::query(
-        "UPDATE job_journal SET attempt = $3, run_at = clock_timestamp() + make_interval(secs => $4),
+        "UPDATE job_journal SET attempt = coalesce($3, attempt), run_at = clock_timestamp() + make_interval(secs => $4),
                 errors = CASE WHEN $5::jsonb IS NULL THEN errors
                     ELSE jsonb_path_query_array(coalesce(errors, '[]') || $5, '$[last - 9 to last]') END
-         WHERE id = $1 AND gen = $2 AND state = 'live' AND attempt <= $3",
+         WHERE id = $1 AND gen = $2 AND state = 'live' AND attempt <= coalesce($3, attempt)",
     )
     .bind(member.id.0)
     .bind(member.generation)
-    .bind(i32::try_from(attempt).unwrap_or(i32::MAX))
+    .bind(attempt.map(|attempt| i32::try_from(attempt).unwrap_or(i32::MAX)))
     .bind(delay.as_secs_f64())
-    .bind(error)
+    .bind(error.map(Json))
     .execute(pool)
     .await?;
     Ok(())

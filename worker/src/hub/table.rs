@@ -1,0 +1,167 @@
+//! What a session really runs: the worker's side of the truth that `sync` brings to agreement with Redis.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::time::Instant;
+use windrow_queue::{
+    Member,
+    store::{Applied, Finish, MAX_OUTCOMES},
+};
+
+use crate::lease::{Control, Lease, StopReason};
+
+/// How long a sent outcome may have to be said again, after a Redis that lost its last second.
+const REPLAY: Duration = Duration::from_secs(2);
+/// Outcomes remembered for that, at most; the script takes 2,000 in one call.
+const MAX_REPLAY: usize = 1500;
+
+#[derive(Debug)]
+struct Running {
+    claim_no: u64,
+    control: Arc<Control>,
+}
+
+/// Jobs in work, outcomes that Redis has not been told, and those that it was told a moment ago.
+#[derive(Debug, Default)]
+pub(super) struct Table {
+    running: HashMap<Member, Running>,
+    pending: VecDeque<Applied>,
+    recent: VecDeque<(Instant, Applied)>,
+}
+
+impl Table {
+    pub(super) fn claimed(&mut self, lease: &Lease) {
+        let running = Running { claim_no: lease.claim_no(), control: Arc::clone(lease.control()) };
+        self.running.insert(lease.member(), running);
+    }
+
+    /// Takes a job's outcome. One that speaks of a claim which is no longer ours is dropped.
+    pub(super) fn finished(&mut self, outcome: Applied) {
+        if self.running.get(&outcome.member).is_some_and(|running| running.claim_no == outcome.claim_no) {
+            self.running.remove(&outcome.member);
+            self.pending.push_back(outcome);
+        }
+    }
+
+    pub(super) fn has_pending(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
+    /// Leases that this process answers for.
+    pub(super) fn held(&self) -> usize {
+        self.running.len() + self.pending.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.held() == 0
+    }
+
+    /// The outcomes for one request.
+    pub(super) fn take_batch(&mut self) -> Vec<Applied> {
+        let count = self.pending.len().min(MAX_OUTCOMES);
+        self.pending.drain(..count).collect()
+    }
+
+    /// Outcomes that were sent: answered or not, they may have to be said again.
+    pub(super) fn sent(&mut self, batch: Vec<Applied>) {
+        let now = Instant::now();
+        self.recent.extend(batch.into_iter().map(|outcome| (now, outcome)));
+        while self.recent.len() > MAX_REPLAY
+            || self.recent.front().is_some_and(|(at, _)| now.duration_since(*at) > REPLAY)
+        {
+            self.recent.pop_front();
+        }
+    }
+
+    /// What really runs here, for a sync.
+    pub(super) fn running(&self) -> Vec<(Member, u64)> {
+        self.running.iter().map(|(member, running)| (*member, running.claim_no)).collect()
+    }
+
+    /// Outcomes for a sync: those sent lately and unanswered, then as many of the waiting ones as fit.
+    pub(super) fn replay(&mut self) -> Vec<Applied> {
+        let waiting = self.pending.len().min(MAX_OUTCOMES);
+        let waiting: Vec<_> = self.pending.drain(..waiting).collect();
+        self.sent(waiting);
+        self.recent.iter().map(|(_, outcome)| outcome.clone()).collect()
+    }
+
+    /// A job that is no longer ours: its handler is told, and its outcome will count for nothing.
+    pub(super) fn lose(&mut self, member: Member) -> bool {
+        let lost = self.running.remove(&member);
+        if let Some(running) = &lost {
+            running.control.stop(StopReason::Lost);
+        }
+        lost.is_some()
+    }
+
+    /// The session is doomed: nothing is ours any more. Returns how many jobs were in work.
+    pub(super) fn lose_all(&mut self) -> usize {
+        let lost = self.held();
+        for running in self.running.values() {
+            running.control.stop(StopReason::Lost);
+        }
+        *self = Self::default();
+        lost
+    }
+
+    /// Tells all handlers that the process ends.
+    pub(super) fn stop_all(&self) {
+        for running in self.running.values() {
+            running.control.stop(StopReason::Shutdown);
+        }
+    }
+
+    /// Gives back what did not end in time, whatever its handler still does.
+    pub(super) fn release_all(&mut self) {
+        for (member, running) in self.running.drain() {
+            running.control.stop(StopReason::Lost);
+            let finish = Finish::Release;
+            self.pending.push_back(Applied { member, claim_no: running.claim_no, finish });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::sync::{Semaphore, mpsc};
+    use windrow_queue::JobId;
+
+    fn lease(claim_no: u64, outcomes: &mpsc::UnboundedSender<Applied>) -> Lease {
+        let slot = Arc::new(Semaphore::new(1)).try_acquire_owned().expect("it is free");
+        Lease::new(Member::fast(JobId::new()), claim_no, outcomes.clone(), slot)
+    }
+
+    #[test]
+    fn a_dropped_lease_gives_its_job_back_and_a_lost_one_says_nothing() {
+        let (tx, mut rx) = mpsc::unbounded_channel();
+        let mut table = Table::default();
+        let (dropped, lost) = (lease(1, &tx), lease(2, &tx));
+        table.claimed(&dropped);
+        table.claimed(&lost);
+        assert!(table.lose(lost.member()));
+        drop(lost);
+        drop(dropped);
+        let outcome = rx.try_recv().expect("the drop was told");
+        assert!(matches!(outcome.finish, Finish::Release) && outcome.claim_no == 1);
+        assert!(rx.try_recv().is_err());
+        table.finished(outcome);
+        assert_eq!((table.held(), table.take_batch().len()), (1, 1));
+    }
+
+    #[test]
+    fn an_outcome_of_an_earlier_claim_is_dropped() {
+        let (tx, _rx) = mpsc::unbounded_channel();
+        let mut table = Table::default();
+        let lease = lease(2, &tx);
+        table.claimed(&lease);
+        table.finished(Applied { member: lease.member(), claim_no: 1, finish: Finish::Gone });
+        assert!(!table.has_pending());
+        assert_eq!(table.running(), [(lease.member(), 2)]);
+    }
+}
