@@ -78,6 +78,7 @@ pub struct OutboxRow {
     run_at: DateTime<Utc>,
     relay_at: DateTime<Utc>,
     seq: i64,
+    waited_s: f64,
 }
 
 /// What the relay puts into Redis.
@@ -110,10 +111,10 @@ impl OutboxRow {
         (JobId(self.id), self.generation)
     }
 
-    /// Since when it waits to be relayed.
+    /// How long it waited to be relayed, by Postgres' clock.
     #[must_use]
-    pub const fn relay_at(&self) -> DateTime<Utc> {
-        self.relay_at
+    pub fn waited(&self) -> Duration {
+        Duration::try_from_secs_f64(self.waited_s).unwrap_or_default()
     }
 
     /// The job, with its names checked: a SQL producer may have written anything.
@@ -185,7 +186,8 @@ pub async fn take(tx: &mut PgConnection, lanes: &[OutboxLane], each: i64) -> Res
                  ORDER BY o.relay_at, o.seq LIMIT $5 FOR UPDATE SKIP LOCKED) AS o
          )
          DELETE FROM job_outbox WHERE ctid = ANY (ARRAY (SELECT row FROM due))
-         RETURNING band, id, gen, queue, tenant, kind, run_at, relay_at, seq",
+         RETURNING band, id, gen, queue, tenant, kind, run_at, relay_at, seq,
+                   extract(epoch FROM clock_timestamp() - relay_at)::float8 AS waited_s",
     )
     .bind(lanes.iter().map(|lane| lane.band).collect::<Vec<_>>())
     .bind(lanes.iter().map(|lane| &*lane.queue).collect::<Vec<_>>())

@@ -60,8 +60,7 @@ async fn enqueue_children(
     if fire.is_none() {
         return enqueue_in(tx, jobs).await;
     }
-    let children: Vec<NewJob> =
-        jobs.iter().map(|job| NewJob { fire: job.fire.or(fire), ..job.clone() }).collect();
+    let children: Vec<NewJob> = jobs.iter().map(|job| NewJob { fire: job.fire.or(fire), ..job.clone() }).collect();
     enqueue_in(tx, &children).await
 }
 
