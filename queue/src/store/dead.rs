@@ -11,6 +11,7 @@ use super::{
     keys::Keys,
     script::{DISCARD, REDRIVE},
     session::{bytes, instant},
+    tick::POISON,
 };
 use crate::{
     id::{JobId, Member},
@@ -51,8 +52,13 @@ impl DeadJob {
         let mut fields = Fields(record);
         let envelope = Envelope::decode(fields.next().ok_or_else(unreadable)?)?;
         let old = Mut::decode(fields.next().ok_or_else(unreadable)?);
-        let errors = AttemptError::lines(fields.next().ok_or_else(unreadable)?);
+        let mut errors = AttemptError::lines(fields.next().ok_or_else(unreadable)?);
         let attempt = errors.last().map_or(0, |error| error.attempt).max(old.attempt);
+        let died_at = instant(died_ms);
+        // Whoever found the poison did not see it happen: only Redis knows when, and after which attempt.
+        if let (Some(error), Some(at)) = (errors.last_mut().filter(|error| error.class == POISON), died_at) {
+            (error.at, error.attempt) = (at, attempt);
+        }
         Ok(Self {
             id,
             kind: envelope.lane.kind,
@@ -60,7 +66,7 @@ impl DeadJob {
             args: envelope.args,
             attempt,
             enqueued_at: instant(envelope.enqueued_ms),
-            died_at: instant(died_ms),
+            died_at,
             errors,
         })
     }
@@ -139,7 +145,8 @@ impl Store {
             .collect())
     }
 
-    /// Brings a dead fast job back as ready, under a new id; `None` if it is not dead.
+    /// Brings a dead fast job back as ready, under a new id; `None` if it is not dead. If another job stands for its unique
+    /// key, that one's id is the answer, and the dead job stays dead.
     ///
     /// # Errors
     /// When Redis is away, or out of memory.
@@ -147,8 +154,14 @@ impl Store {
         let new = JobId::new();
         let mut call = REDRIVE.call(&Keys::new(queue), None, self.clock());
         call.arg(Member::fast(id).to_bytes()).arg(Member::fast(new).to_bytes());
-        let done: i64 = self.link().run(&REDRIVE, &call).await?;
-        Ok((done == 1).then_some(new))
+        match self.link().run::<Value>(&REDRIVE, &call).await? {
+            Value::Int(1) => Ok(Some(new)),
+            Value::Int(_) => Ok(None),
+            other => bytes(&other)
+                .and_then(|id| Member::from_bytes(id))
+                .map(|stands| Some(stands.id))
+                .ok_or(StoreError::Unreadable("an answer to redrive")),
+        }
     }
 
     /// Removes a dead fast job for good; false if it is not dead.

@@ -122,8 +122,11 @@ impl Store {
             .await;
         match answer {
             Ok(codes) => codes.iter().map(decode).collect(),
+            // The script was refused as a whole, but an earlier try whose answer was lost may have stored them.
             Err(error) if is_out_of_memory(&error) => {
-                Ok(items.iter().map(|_| Code::Refused(Refused::MemoryGate)).collect())
+                let members: Vec<&[u8]> = items.iter().map(|item| &*item.member).collect();
+                let known = self.known(keys, &members).await?;
+                Ok(known.map(|known| if known { Code::Known } else { Code::Refused(Refused::MemoryGate) }).collect())
             }
             Err(error) => Err(error),
         }

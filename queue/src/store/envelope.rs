@@ -46,14 +46,20 @@ pub struct AttemptError {
 }
 
 impl AttemptError {
-    /// The longest message kept, in bytes.
+    /// The longest message kept, in bytes as JSON.
     pub const MAX_MESSAGE: usize = 1500;
 
     /// One line of JSON.
     pub(crate) fn line(&self) -> String {
         let mut error = self.clone();
-        let end = (0..=Self::MAX_MESSAGE.min(error.message.len())).rev().find(|&i| error.message.is_char_boundary(i));
-        error.message.truncate(end.unwrap_or(0));
+        let mut written = 0;
+        let end = error.message.char_indices().find(|&(_, c)| {
+            written += json_length(c);
+            written > Self::MAX_MESSAGE
+        });
+        if let Some((end, _)) = end {
+            error.message.truncate(end);
+        }
         // A struct of strings and numbers always serialises, and JSON escapes line breaks.
         serde_json::to_string(&error).unwrap_or_default()
     }
@@ -61,6 +67,15 @@ impl AttemptError {
     /// The lines that Redis holds.
     pub(crate) fn lines(text: &[u8]) -> Vec<Self> {
         text.split(|&byte| byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect()
+    }
+}
+
+/// Bytes of a character within a JSON string: a message of control characters is six times as long there.
+fn json_length(c: char) -> usize {
+    match c {
+        '"' | '\\' | '\n' | '\r' | '\t' | '\u{8}' | '\u{c}' => 2,
+        '\0'..='\u{1f}' => 6,
+        c => c.len_utf8(),
     }
 }
 
@@ -272,12 +287,16 @@ mod tests {
         let error = AttemptError {
             attempt: 1,
             class: "test".into(),
-            message: "ä\n".repeat(2000),
+            message: String::new(),
             at: DateTime::UNIX_EPOCH,
             ran: Duration::from_millis(3),
         };
-        let line = error.line();
-        assert!(line.len() < 2048 && !line.contains('\n'));
-        assert_eq!(AttemptError::lines(line.as_bytes()).len(), 1);
+        for part in ["ä\n", "\u{1}", "\\\"", "plain"] {
+            let error = AttemptError { message: part.repeat(2000), ..error.clone() };
+            let line = error.line();
+            assert!((1500..2048).contains(&line.len()) && !line.contains('\n'), "{part:?}: {}", line.len());
+            let kept = AttemptError::lines(line.as_bytes()).pop().unwrap();
+            assert!(error.message.starts_with(&kept.message));
+        }
     }
 }

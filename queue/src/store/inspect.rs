@@ -109,6 +109,8 @@ impl Store {
             }
             b"scheduled" => JobState::Scheduled,
             b"running" => JobState::Running,
+            // Journaled poison on its way to `job_closed`.
+            b"poison" => JobState::Dead,
             _ => JobState::Ready,
         };
         let envelope = Envelope::decode(envelope)?;
@@ -137,12 +139,12 @@ impl Store {
     pub async fn counts(&self, queue: &QueueName) -> Result<Counts, StoreError> {
         let call = COUNTS.call(&Keys::new(queue), None, self.clock());
         let answer: Vec<i64> = self.link().run(&COUNTS, &call).await?;
-        let [_, held, scheduled, running, dead, oldest, sessions, dropped] = answer[..] else {
+        let [_, held, scheduled, running, dead, oldest, sessions, dropped, poison] = answer[..] else {
             return Err(StoreError::Unreadable("an answer to counts"));
         };
         let count = |number: i64| u64::try_from(number).unwrap_or(0);
         Ok(Counts {
-            ready: count(held - scheduled - running),
+            ready: count(held - scheduled - running - poison),
             scheduled: count(scheduled),
             running: count(running),
             dead: count(dead),
@@ -160,15 +162,25 @@ impl Store {
         let keys = Keys::new(queue);
         let mut found = Vec::with_capacity(members.len());
         for chunk in members.chunks(2000) {
-            let mut call = EXISTS.call(&keys, None, self.clock());
-            call.arg(chunk.len());
-            for member in chunk {
-                call.arg(member.to_bytes());
-            }
-            let answer: String = self.link().run(&EXISTS, &call).await?;
-            found.extend(answer.bytes().map(|byte| byte == b'1'));
+            let chunk: Vec<Vec<u8>> = chunk.iter().map(|member| member.to_bytes()).collect();
+            found.extend(self.known(&keys, &chunk).await?);
         }
         Ok(found)
+    }
+
+    /// The same for at most 2000 members as Redis writes them.
+    pub(super) async fn known(
+        &self,
+        keys: &Keys,
+        members: &[impl AsRef<[u8]>],
+    ) -> Result<impl Iterator<Item = bool>, StoreError> {
+        let mut call = EXISTS.call(keys, None, self.clock());
+        call.arg(members.len());
+        for member in members {
+            call.arg(member.as_ref());
+        }
+        let answer: Vec<u8> = self.link().run(&EXISTS, &call).await?;
+        Ok(answer.into_iter().map(|byte| byte == b'1'))
     }
 }
 

@@ -74,6 +74,18 @@ impl Link {
         })
     }
 
+    /// Sends a command that blocks at the server. A caller that goes away takes the connection with it: a command left behind
+    /// would take what the next one waits for, and hold that one up.
+    pub(crate) async fn block<T: FromRedisValue>(&self, cmd: &Cmd) -> Result<T, StoreError> {
+        let (number, mut connection) = self.connection().await?;
+        let mut guard = Abandoned { link: self, number: Some(number) };
+        let answer: Result<T, RedisError> = cmd.query_async(&mut connection).await;
+        if answer.is_ok() {
+            guard.number = None;
+        }
+        answer.map_err(StoreError::from)
+    }
+
     /// Calls a script. One that the server did not know has done nothing: it is loaded, and the call sent again.
     pub(crate) async fn run<T: FromRedisValue>(&self, script: &NamedScript, call: &Call) -> Result<T, StoreError> {
         let started = Instant::now();
@@ -92,6 +104,20 @@ impl Link {
             }
             StoreError::of_script(script.name, error)
         })
+    }
+}
+
+/// Drops the connection unless told that its command was answered.
+struct Abandoned<'a> {
+    link: &'a Link,
+    number: Option<u64>,
+}
+
+impl Drop for Abandoned<'_> {
+    fn drop(&mut self) {
+        if let Some(number) = self.number {
+            self.link.drop_connection(number);
+        }
     }
 }
 

@@ -27,7 +27,7 @@ pub use server::{MIN_REDIS, ServerInfo};
 pub use session::{
     Applied, Claim, ClaimReply, Finish, MAX_OUTCOMES, Reply, Session, SessionId, SyncReply, Verdict, Waker,
 };
-pub use tick::Tick;
+pub use tick::{POISON, Tick};
 
 /// Where Redis is and how the queue uses it.
 #[derive(Clone, Deserialize, Serialize)]
@@ -190,6 +190,15 @@ impl Store {
         let client = client.map_err(|_| refuse("url", "is no redis:// or rediss:// URL".into()))?;
         let link = link::Link::new(client.clone());
         Ok(Self { inner: Arc::new(Inner { client, link, config: config.clone(), clock }) })
+    }
+
+    /// The same Redis over a connection of its own. A connection lives and dies with the runtime on which it was made:
+    /// whoever runs on another one detaches first.
+    #[must_use]
+    pub fn detached(&self) -> Self {
+        let Inner { client, config, clock, .. } = &*self.inner;
+        let link = link::Link::new(client.clone());
+        Self { inner: Arc::new(Inner { client: client.clone(), link, config: config.clone(), clock: clock.clone() }) }
     }
 
     /// How long a worker may be silent before its jobs go back.

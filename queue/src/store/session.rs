@@ -274,7 +274,7 @@ impl Session {
         }
         let answer: Vec<Value> = self.requests.run(&SYNC, &call).await?;
         parse_reply(answer, |rest| {
-            let [_, codes, given_back, more, lost @ ..] = rest else { return None };
+            let [_, codes, given_back, more, Value::Array(lost)] = rest else { return None };
             Some(SyncReply {
                 verdicts: verdicts(codes)?,
                 given_back: u64::try_from(int(given_back)?).ok()?,
@@ -330,15 +330,15 @@ impl Waker {
         Self { link, keys: Keys::new(queue), timeout }
     }
 
-    /// Returns when there may be work, or when the timeout is over. Dropping the future may lose a wake-up, which a tick
-    /// makes up for within a second.
+    /// Returns when there may be work, or when the timeout is over. Dropping the future costs the connection, and may lose a
+    /// wake-up, which a tick makes up for within a second. One caller at a time.
     ///
     /// # Errors
     /// When Redis is away.
     pub async fn wait(&self) -> Result<bool, StoreError> {
         let mut cmd = redis::cmd("BLPOP");
         cmd.arg(self.keys.wake()).arg(self.timeout.as_secs_f64());
-        let token: Option<(String, String)> = self.link.send(&cmd).await?;
+        let token: Option<(String, String)> = self.link.block(&cmd).await?;
         Ok(token.is_some())
     }
 

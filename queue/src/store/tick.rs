@@ -10,11 +10,15 @@ use super::{
     keys::Keys,
     millis,
     script::{FORGET, TICK},
+    session::bytes,
 };
 use crate::{id::Member, name::QueueName};
 
 /// Enqueues are refused above this share of `maxmemory`, so that what is accepted can always finish.
 const MEMORY_GATE: f64 = 0.9;
+
+/// The class of the error that buries a job which kept killing its process.
+pub const POISON: &str = "poison";
 
 /// What one tick did.
 #[derive(Clone, Debug, Default)]
@@ -45,7 +49,7 @@ impl Store {
         let keys = Keys::new(queue);
         let poison = AttemptError {
             attempt: 0,
-            class: "poison".into(),
+            class: POISON.into(),
             message: "its worker died each time while it ran this job".into(),
             at: DateTime::UNIX_EPOCH,
             ran: Duration::ZERO,
@@ -53,9 +57,11 @@ impl Store {
         let mut call = TICK.call(&keys, None, self.clock());
         call.arg(millis(self.lease())).arg(self.config().rescue_limit).arg(self.config().max_dead).arg(poison.line());
         let answer: Vec<Value> = self.link().run(&TICK, &call).await?;
-        let (numbers, members) = answer.split_at_checked(7).ok_or(StoreError::Unreadable("an answer to tick"))?;
-        let number = |at: usize| match numbers[at] {
-            Value::Int(number) => number,
+        let [numbers @ .., Value::Array(members)] = &answer[..] else {
+            return Err(StoreError::Unreadable("an answer to tick"));
+        };
+        let number = |at: usize| match numbers.get(at) {
+            Some(Value::Int(number)) => *number,
             _ => 0,
         };
         let count = |at| u64::try_from(number(at)).unwrap_or(0);
@@ -66,13 +72,7 @@ impl Store {
             more: number(4) == 1,
             next_due: u64::try_from(number(5)).ok().map(Duration::from_millis),
             grace: number(6) == 1,
-            to_bury: members
-                .iter()
-                .filter_map(|member| match member {
-                    Value::BulkString(bytes) => Member::from_bytes(bytes),
-                    _ => None,
-                })
-                .collect(),
+            to_bury: members.iter().filter_map(|member| Member::from_bytes(bytes(member)?)).collect(),
         })
     }
 

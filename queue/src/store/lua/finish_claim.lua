@@ -1,13 +1,14 @@
 -- Finishes what a session ran and claims what fits, in one round trip.
--- KEYS 18 s:<sid>, 19 run:<sid>. ARGV 3 sid, 4 n, 5 prev_n, 6 claim_no8 (n again, as 8 bytes), 7 want, 8 want_bytes,
---   9 quantum (jobs that a lane gives before the next has its turn), 10 1 if journaled jobs may be claimed,
---   11 cap of dead jobs, 12 number of outcomes (at most 500); then the outcomes as session.lua reads them.
+-- KEYS 18 s:<sid>, 19 run:<sid>. ARGV 3 sid, 4 n, 5 prev_n, 6 claim_no8 (n again, as 8 bytes), 7 want (1000 at most are
+--   given), 8 want_bytes, 9 quantum (jobs that a lane gives before the next has its turn), 10 1 if journaled jobs may be
+--   claimed, 11 cap of dead jobs, 12 number of outcomes (at most 500); then the outcomes as session.lua reads them.
 -- Returns { status, now, codes, more, { m, envelope, ... }, { mut or false, ... } }
 --   status OK, GONE (the session is doomed), STALE (a newer request was served), ROLLBACK (Redis lost this session's last)
+--   more   1 if this session could claim more right now
 local now = now_ms()
-local sid, n, prev_n, claim_no = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
-local want, want_bytes, quantum = tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9])
-local journaled_ok, dead_cap = ARGV[10] == '1', tonumber(ARGV[11])
+local n, prev_n, claim_no = number(4), number(5), ARGV[6]
+local want, want_bytes, quantum = math.min(number(7), 1000), number(8), number(9)
+local journaled_ok, dead_cap = ARGV[10] == '1', number(11)
 local asked = want
 local session = call('HMGET', S, 'n', 'suspect')
 if not session[1] then
@@ -21,56 +22,59 @@ if stored < prev_n then
   return { 'ROLLBACK', now }
 end
 
-local items, members = read_outcomes(13, tonumber(ARGV[12]))
+local items, members = read_outcomes(13, at_most(500, 12))
 local entries = #members > 0 and call('HMGET', RUN, unpack(members)) or {}
 
 -- Reads: which lanes give which jobs. Nothing is written before all of it is read.
-local rings, open = {}, {}
-if want > 0 then
-  for band = 0, 3 do
-    local length = call('LLEN', KEYS[14 + band])
-    rings[band] = length
-    if length > 0 then
-      open[#open + 1] = band
-    end
-  end
-end
-
-local claimed, envelopes, run_values, visits, bytes, skipped = {}, {}, {}, {}, 0, 0
+local claimed, envelopes, run_values, bytes, skipped = {}, {}, {}, 0, 0
 local fresh = claim_no .. ms6(now)
 
 local function keep(m, envelope, lane, mark)
-  local flags = byte(envelope, 14) + mark
   claimed[#claimed + 1] = m
   envelopes[#envelopes + 1] = envelope
-  run_values[#run_values + 1] = fresh .. string.char(flags) .. lane
+  run_values[#run_values + 1] = fresh .. string.char(byte(envelope, 14) + mark) .. lane
   bytes = bytes + #envelope
 end
 
 -- A job that was rescued twice runs alone among its kind: at most one in each session, so that only a crash of that one
--- counts against it.
-local suspect
-if want > 0 and not session[2] then
-  suspect = call('LINDEX', SUSPECT, 0)
-  if suspect then
-    local envelope = call('HGET', JOBS, suspect)
-    if not envelope then
+-- counts against it. One that this request finishes makes room for the next.
+local suspect_free = not session[2]
+for i = 1, #items do
+  if items[i].m == session[2] and owned(entries[i], items[i].token) then
+    suspect_free = true
+  end
+end
+local suspects, suspect = {}, nil
+if want > 0 and suspect_free then
+  local heads = call('LRANGE', SUSPECT, 0, 15)
+  for i = 1, #heads do
+    local m = heads[i]
+    if journaled_ok or #m == 16 then
+      local envelope = call('HGET', JOBS, m)
+      suspects[#suspects + 1] = m
+      if envelope then
+        suspect = m
+        keep(m, envelope, lane_of(envelope), 128)
+        want = want - 1
+        break
+      end
       skipped = skipped + 1
-    elseif journaled_ok or #suspect == 16 then
-      keep(suspect, envelope, lane_of(envelope), 128)
-      want = want - 1
-    else
-      suspect = nil
     end
   end
 end
 
 -- 8:4:2:1, dealt over 15 turns; the turn is remembered, so that claims of one job are dealt as fairly as large ones.
 local TURNS = { 0, 1, 0, 2, 0, 1, 0, 3, 0, 1, 0, 2, 0, 1, 0 }
-local share = {}
+local rings, open, share = {}, {}, {}
+for band = 0, 3 do
+  rings[band] = call('LLEN', KEYS[14 + band])
+  if rings[band] > 0 then
+    open[#open + 1] = band
+  end
+end
 if #open == 1 then
   share[open[1]] = want
-elseif #open > 1 then
+elseif #open > 1 and want > 0 then
   local turn = tonumber(call('HGET', META, 'turn') or 0)
   local dealt = 0
   while dealt < want do
@@ -84,42 +88,74 @@ elseif #open > 1 then
   share.turn = turn % 15
 end
 
-local full = false
+-- `more`: there are jobs that only `want` or `want_bytes` kept from this claim. `blocked`: there are some that it may not have.
+-- `turns` has a lane for each turn that it had, in their order.
+local full, more, blocked, turns = false, false, false, {}
+local most_turns = 2 * asked + 64
+
+local function turn_of(v, wanted)
+  local deficit = v.left or tonumber(call('HGET', ACT, v.lane) or 0)
+  local quota = deficit > 0 and deficit or quantum
+  local k = math.min(wanted, quota, v.rest)
+  local took = 0
+  if k > 0 then
+    local ms = call('LRANGE', v.key, v.took, v.took + k - 1)
+    local values = call('HMGET', JOBS, unpack(ms))
+    for j = 1, k do
+      local envelope = values[j]
+      if not envelope then
+        skipped = skipped + 1
+      elseif not journaled_ok and #ms[j] > 16 then
+        v.blocked, blocked = true, true
+        break
+      elseif #claimed > 0 and bytes + #envelope > want_bytes then
+        full = true
+        break
+      else
+        keep(ms[j], envelope, v.lane, 0)
+        wanted = wanted - 1
+      end
+      took = took + 1
+    end
+  end
+  v.left, v.took, v.rest = quota - took, v.took + took, v.rest - took
+  turns[#turns + 1] = v
+  v.turn = #turns
+  return wanted
+end
+
 local function visit(band, wanted)
-  local lanes = call('LRANGE', KEYS[14 + band], 0, wanted + 15)
+  -- Without journaled jobs more of the lanes come to nothing.
+  local reach = journaled_ok and wanted + 16 or math.max(wanted + 16, 64)
+  local lanes = wanted > 0 and call('LRANGE', KEYS[14 + band], 0, reach - 1) or {}
+  local visits = {}
   for i = 1, #lanes do
     if wanted <= 0 or full then
-      return
+      break
     end
-    local lane = lanes[i]
-    local key = LANE .. lane
-    local deficit = tonumber(call('HGET', ACT, lane) or 0)
-    local quota = deficit > 0 and deficit or quantum
-    local k = math.min(wanted, quota)
-    local ms = call('LRANGE', key, 0, k - 1)
-    local took = 0
-    local blocked = false
-    if #ms > 0 then
-      local values = call('HMGET', JOBS, unpack(ms))
-      for j = 1, #ms do
-        local envelope = values[j]
-        if not envelope then
-          took, skipped = took + 1, skipped + 1
-        elseif not journaled_ok and #ms[j] > 16 then
-          blocked = true
-          break
-        elseif #claimed > 0 and bytes + #envelope > want_bytes then
-          full = true
-          break
-        else
-          keep(ms[j], envelope, lane, 0)
-          took, wanted = took + 1, wanted - 1
-        end
+    local key = LANE .. lanes[i]
+    local v = { band = band, lane = lanes[i], key = key, took = 0, rest = call('LLEN', key) }
+    visits[i] = v
+    wanted = turn_of(v, wanted)
+  end
+  if rings[band] > #visits then
+    more = true
+    return
+  end
+  -- All lanes had their turn: those that have more have another, until there is enough.
+  local again = true
+  while again and wanted > 0 and not full and #turns < most_turns do
+    again = false
+    for i = 1, #visits do
+      local v = visits[i]
+      if v.rest > 0 and not v.blocked and wanted > 0 and not full then
+        wanted = turn_of(v, wanted)
+        again = true
       end
     end
-    visits[#visits + 1] = {
-      band = band, lane = lane, key = key, took = took, left = quota - took, short = #ms < k, blocked = blocked,
-    }
+  end
+  for i = 1, #visits do
+    more = more or (visits[i].rest > 0 and not visits[i].blocked)
   end
 end
 
@@ -127,37 +163,47 @@ end
 for _, band in ipairs(open) do
   visit(band, share[band] or 0)
 end
+-- Lanes beyond the reach may be blocked like those before them: asking again at once would go round for nothing. They have
+-- moved to the tail, and the next tick wakes somebody.
+if blocked and #claimed + skipped == 0 then
+  more = false
+end
 
 -- Writes.
 call('HSET', S, 'n', n)
 if share.turn then
   call('HSET', META, 'turn', share.turn)
 end
-if suspect then
-  call('LPOP', SUSPECT)
-  if #claimed > 0 and claimed[1] == suspect then
-    call('HSET', S, 'suspect', suspect)
-  end
+for i = 1, #suspects do
+  call('LREM', SUSPECT, 1, suspects[i])
 end
-for i = 1, #visits do
-  local v = visits[i]
-  if v.took > 0 then
-    call('LTRIM', v.key, v.took, -1)
-  end
-  if v.short and not v.blocked and not full and call('EXISTS', v.key) == 0 then
-    call('LREM', KEYS[14 + v.band], 1, v.lane)
-    call('HDEL', ACT, v.lane)
-  elseif v.left <= 0 or v.blocked then
-    call('LREM', KEYS[14 + v.band], 1, v.lane)
-    call('RPUSH', KEYS[14 + v.band], v.lane)
-    call('HSET', ACT, v.lane, 0)
-  else
-    call('HSET', ACT, v.lane, v.left)
+for i = 1, #turns do
+  local v = turns[i]
+  if v.turn == i then
+    local ring = KEYS[14 + v.band]
+    if v.took > 0 then
+      call('LTRIM', v.key, v.took, -1)
+    end
+    if v.rest == 0 then
+      call('LREM', ring, 1, v.lane)
+      call('HDEL', ACT, v.lane)
+    elseif v.left > 0 and not v.blocked then
+      call('HSET', ACT, v.lane, v.left)
+    else
+      call('HSET', ACT, v.lane, 0)
+      if rings[v.band] > 1 then
+        call('LREM', ring, 1, v.lane)
+        call('RPUSH', ring, v.lane)
+      end
+    end
   end
 end
 
 -- Behind the trimming of lanes: what goes back to the head of a lane must not be trimmed with what was claimed.
 local codes, given_back = apply(items, entries, now, dead_cap)
+if suspect then
+  call('HSET', S, 'suspect', suspect)
+end
 
 local muts = {}
 if #claimed > 0 then
@@ -171,15 +217,17 @@ if #claimed > 0 then
   end
 end
 
-local more = call('LLEN', SUSPECT) > 0
+local suspects_left = call('LLEN', SUSPECT) > 0
+local left = suspects_left
 for band = 0, 3 do
-  more = more or call('LLEN', KEYS[14 + band]) > 0
+  left = left or call('LLEN', KEYS[14 + band]) > 0
 end
-if not more then
+if not left then
   call('DEL', WAKE)
-elseif given_back or (asked > 0 and #claimed + skipped >= asked) or full then
+elseif given_back or (suspects_left and suspect) or (more and asked > 0 and (full or #claimed + skipped >= asked)) then
   wake()
 end
+more = more or given_back or (suspects_left and suspect_free and not suspect and (asked == 0 or #suspects > 0))
 
 local claims = {}
 for i = 1, #claimed do

@@ -1,9 +1,18 @@
--- Forgets journaled poison that the scheduler has moved to `job_closed`. ARGV 3 number; then the members.
--- Returns how many were waiting.
+-- Forgets journaled poison that the scheduler has moved to `job_closed`. ARGV 3 number (at most 500); then the members.
+-- Returns how many were waiting for it; others are left alone.
 local members = {}
-for i = 1, tonumber(ARGV[3]) do
-  members[i] = ARGV[3 + i]
+for i = 1, at_most(500, 3) do
+  members[#members + 1] = ARGV[3 + i]
 end
-local removed = call('ZREM', TOBURY, unpack(members))
-forget(members)
-return removed
+local waiting = {}
+local scores = #members > 0 and call('ZMSCORE', TOBURY, unpack(members)) or {}
+for i = 1, #members do
+  if scores[i] then
+    waiting[#waiting + 1] = members[i]
+  end
+end
+if #waiting > 0 then
+  call('ZREM', TOBURY, unpack(waiting))
+  forget(waiting)
+end
+return #waiting

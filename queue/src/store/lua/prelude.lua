@@ -26,8 +26,24 @@ local function now_ms()
   return t[1] * 1000 + floor(t[2] / 1000)
 end
 
+-- Six bytes end in the year 10889; what lies beyond the year 9999 is as good as never.
+local FAR = 253402300799999
+
 local function ms6(ms)
   return struct.pack('>I6', ms)
+end
+
+-- The number at ARGV i. Every script reads its arguments before it writes: an error behind a write would leave half of it.
+local function number(i)
+  return tonumber(ARGV[i]) or error('argument ' .. i .. ' is no number')
+end
+
+local function at_most(most, i)
+  local n = number(i)
+  if n < 0 or n > most then
+    error('argument ' .. i .. ' is above ' .. most)
+  end
+  return n
 end
 
 local function read6(s, at)
@@ -57,9 +73,21 @@ local function wake()
 end
 
 -- Appends members to lanes; `lanes` is lane -> list of members.
-local function push_ready(lanes, where)
+local function push_ready(lanes)
   for lane, members in pairs(lanes) do
-    call(where, LANE .. lane, unpack(members))
+    call('RPUSH', LANE .. lane, unpack(members))
+    activate(lane)
+  end
+end
+
+-- Puts members before the others of their lanes, in the order of the lists.
+local function push_back(lanes)
+  for lane, members in pairs(lanes) do
+    local reversed = {}
+    for i = #members, 1, -1 do
+      reversed[#reversed + 1] = members[i]
+    end
+    call('LPUSH', LANE .. lane, unpack(reversed))
     activate(lane)
   end
 end
@@ -73,14 +101,19 @@ local function add_to(lanes, lane, m)
   end
 end
 
+-- The digest of a job's unique key, if it has one.
+local function unique_of(envelope)
+  if byte(envelope, 14) % 4 >= 2 then
+    local at = 17 + byte(envelope, 15)
+    return sub(envelope, at, at + 15)
+  end
+end
+
 -- Forgets a unique key, if it still stands for this job.
 local function free_unique(m, envelope)
-  if floor(byte(envelope, 14) / 2) % 2 == 1 then
-    local at = 17 + byte(envelope, 15)
-    local digest = sub(envelope, at, at + 15)
-    if call('HGET', UQ, digest) == m then
-      call('HDEL', UQ, digest)
-    end
+  local digest = unique_of(envelope)
+  if digest and call('HGET', UQ, digest) == m then
+    call('HDEL', UQ, digest)
   end
 end
 

@@ -1,9 +1,9 @@
 -- What finish_claim and sync share: applying outcomes, and giving jobs back.
 --
--- An outcome is m, token (claim_no8 and a letter), and for the capital and lower-case letters r s b k also delay_ms and blob:
+-- An outcome is m, token (claim_no8 and a letter), and for the letters r s b k also delay_ms and blob:
 --   c complete, k complete and keep the result (blob) for an hour, x cancelled, g gone (its journal row is)
 --   r retry after delay (blob: attempt4 and the error's line), s snooze for delay, l release
---   b bury (blob: the error's line, as the reason)
+--   b bury (blob: the error's line, as the reason); a journaled job was moved in Postgres first, and is forgotten here
 -- Codes: 'a' applied, '-' applied before (it is no longer held), 'n' not yours (claimed again since).
 local S, RUN = KEYS[18], KEYS[19]
 
@@ -13,19 +13,21 @@ local function owned(entry, token)
   return entry and sub(entry, 1, 8) == sub(token, 1, 8)
 end
 
-local function has_operands(letter)
-  return letter == 'r' or letter == 's' or letter == 'b' or letter == 'k'
-end
+local OPERANDS = { c = false, x = false, g = false, l = false, r = true, s = true, b = true, k = true }
 
 -- Reads `count` outcomes from ARGV at `at`. Nothing is written. Returns the list, their members, and where they end.
 local function read_outcomes(at, count)
   local items, members = {}, {}
   for i = 1, count do
     local item = { m = ARGV[at], token = ARGV[at + 1] }
-    item.letter = sub(item.token, 9, 9)
+    item.letter = sub(item.token, 9)
+    local operands = OPERANDS[item.letter]
+    if operands == nil or #item.m < 16 then
+      error('outcome ' .. i .. ' is not readable')
+    end
     at = at + 2
-    if has_operands(item.letter) then
-      item.delay, item.blob = tonumber(ARGV[at]), ARGV[at + 1]
+    if operands then
+      item.delay, item.blob = number(at), ARGV[at + 1]
       at = at + 2
     end
     items[i], members[i] = item, item.m
@@ -33,24 +35,63 @@ local function read_outcomes(at, count)
   return items, members, at
 end
 
+-- Where a claimed job goes back to: a suspect stays among the suspects.
+local function back_to(lanes, suspects, m, entry)
+  if byte(entry, 15) >= 128 then
+    suspects[#suspects + 1] = m
+  else
+    add_to(lanes, sub(entry, 16), m)
+  end
+end
+
+-- Gives jobs back to the heads that they came from.
+local function give_back(lanes, suspects)
+  push_back(lanes)
+  if #suspects > 0 then
+    call('LPUSH', SUSPECT, unpack(suspects))
+  end
+end
+
+-- Applies at most 500 outcomes. Returns their codes, and whether any job is ready again.
 local function apply(items, entries, now, dead_cap)
-  local codes, drop, over, back, tail = {}, {}, {}, {}, {}
+  local codes, drop, over, lanes, suspects, tail, done = {}, {}, {}, {}, {}, {}, {}
   local suspect = call('HGET', S, 'suspect')
   for i = 1, #items do
     local item, entry = items[i], entries[i]
     local m, letter = item.m, item.letter
-    if not entry then
+    if not entry or done[m] then
       codes[i] = '-'
     elseif not owned(entry, item.token) then
       codes[i] = 'n'
     else
       codes[i] = 'a'
+      done[m] = true
       drop[#drop + 1] = m
       local flags = byte(entry, 15)
       if m == suspect then
         call('HDEL', S, 'suspect')
       end
-      if letter == 'c' or letter == 'x' or letter == 'g' or letter == 'k' then
+      if letter == 'l' then
+        back_to(lanes, suspects, m, entry)
+      elseif letter == 'r' or letter == 's' then
+        -- Having come to an outcome, it has not killed its process: its rescues are forgotten.
+        local old = call('HGET', MUT, m)
+        local attempt = old and sub(old, 1, 4) or '\0\0\0\0'
+        if letter == 'r' then
+          attempt = sub(item.blob, 1, 4)
+          note_error(m, sub(item.blob, 5))
+        end
+        local due = math.min(now + math.max(item.delay, 0), FAR)
+        call('HSET', MUT, m, attempt .. '\0' .. ms6(due))
+        if due > now then
+          call('ZADD', SCHED, due, m)
+        else
+          add_to(tail, sub(entry, 16), m)
+        end
+      elseif letter == 'b' and #m == 16 then
+        note_error(m, item.blob)
+        bury(m, now, item.blob, dead_cap)
+      else
         if flags % 4 >= 2 then
           local envelope = call('HGET', JOBS, m)
           if envelope then
@@ -61,25 +102,6 @@ local function apply(items, entries, now, dead_cap)
         if letter == 'k' then
           call('SET', P .. 'r:' .. m, item.blob, 'PX', 3600000)
         end
-      elseif letter == 'l' then
-        add_to(back, sub(entry, 16), m)
-      elseif letter == 'b' then
-        note_error(m, item.blob)
-        bury(m, now, item.blob, dead_cap)
-      else
-        -- Having come to an outcome, it has not killed its process: its rescues are forgotten.
-        local old = call('HGET', MUT, m)
-        local attempt = old and sub(old, 1, 4) or '\0\0\0\0'
-        if letter == 'r' then
-          attempt = sub(item.blob, 1, 4)
-          note_error(m, sub(item.blob, 5))
-        end
-        call('HSET', MUT, m, attempt .. '\0' .. ms6(now + item.delay))
-        if item.delay > 0 then
-          call('ZADD', SCHED, now + item.delay, m)
-        else
-          add_to(tail, sub(entry, 16), m)
-        end
       end
     end
   end
@@ -87,7 +109,7 @@ local function apply(items, entries, now, dead_cap)
     call('HDEL', RUN, unpack(drop))
   end
   forget(over)
-  push_ready(back, 'LPUSH')
-  push_ready(tail, 'RPUSH')
-  return table.concat(codes), next(back) ~= nil or next(tail) ~= nil
+  give_back(lanes, suspects)
+  push_ready(tail)
+  return table.concat(codes), next(lanes) ~= nil or #suspects > 0 or next(tail) ~= nil
 end

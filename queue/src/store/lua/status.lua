@@ -1,6 +1,6 @@
 -- Where a job is. ARGV 3 m. Returns { state, envelope, mut, errors, extra }, or an empty list if Redis does not know it.
 --   state ready, scheduled (extra: due in ms), running (extra: sid), dead (envelope is the whole record; extra: since),
---   completed (extra: the result that was kept)
+--   completed (extra: the result that was kept), poison (journaled; waits to be moved to job_closed)
 local m = ARGV[3]
 local result = call('GET', P .. 'r:' .. m)
 if result then
@@ -18,6 +18,9 @@ local mut, errors = call('HGET', MUT, m) or '', call('HGET', ERR, m) or ''
 local due = call('ZSCORE', SCHED, m)
 if due then
   return { 'scheduled', envelope, mut, errors, due }
+end
+if call('ZSCORE', TOBURY, m) then
+  return { 'poison', envelope, mut, errors, '' }
 end
 local sessions = call('ZRANGE', SESS, 0, 999)
 for i = 1, #sessions do

@@ -1,11 +1,11 @@
 -- Brings a session and what its process really runs to agreement, after anything that may have lost a request or a reply.
--- KEYS 18 s:<sid>, 19 run:<sid>. ARGV 3 sid, 4 n, 5 ttl, 6 cap of dead jobs, 7 number of running jobs (at most 2000),
---   8 number of recent outcomes (at most 2000); then m, claim_no8 for each running job; then the outcomes.
+-- KEYS 18 s:<sid>, 19 run:<sid>. ARGV 3 sid, 4 n, 5 ttl, 6 cap of dead jobs, 7 number of running jobs, 8 number of recent
+--   outcomes; then m, claim_no8 for each running job; then the outcomes. The numbers are bounded by what ARGV can hold.
 -- Requests with a lower n that are still on their way die as STALE. Leases that nobody executes go back to the head of
 -- their lanes, with no attempt counted. At most 500 go back in one call; `more` asks for another.
--- Returns { status, now, codes of the outcomes, given back, more, lost m, lost m, ... }
+-- Returns { status, now, codes of the outcomes, given back, more, { lost m, ... } }
 local now = now_ms()
-local sid, n, running, recent = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[7]), tonumber(ARGV[8])
+local sid, n, ttl, dead_cap, running = ARGV[3], number(4), number(5), number(6), number(7)
 local stored = call('HGET', S, 'n')
 if not stored then
   return { 'GONE', now }
@@ -13,28 +13,30 @@ end
 if n <= tonumber(stored) then
   return { 'STALE', now }
 end
-local items = read_outcomes(9 + 2 * running, recent)
-local held, outcomes = {}, {}
+local items = read_outcomes(9 + 2 * running, number(8))
+local held = {}
 local all = call('HGETALL', RUN)
 for i = 1, #all, 2 do
   held[all[i]] = all[i + 1]
 end
 
 call('HSET', S, 'n', n)
-call('ZADD', SESS, now + ARGV[5], sid)
-local codes, given_back = '', false
+call('ZADD', SESS, now + ttl, sid)
+local codes, given_back = {}, false
 for i = 1, #items, 500 do
   local part, entries = {}, {}
   for j = i, math.min(i + 499, #items) do
+    local m, token = items[j].m, items[j].token
     part[#part + 1] = items[j]
     -- `false` keeps the place: a nil would end the list.
-    entries[#part] = held[items[j].m] or false
-    if entries[#part] and owned(entries[#part], items[j].token) then
-      held[items[j].m] = nil
+    entries[#part] = held[m] or false
+    if owned(held[m], token) then
+      held[m] = nil
     end
   end
-  local applied, back = apply(part, entries, now, tonumber(ARGV[6]))
-  codes, given_back = codes .. applied, given_back or back
+  local applied, back = apply(part, entries, now, dead_cap)
+  codes[#codes + 1] = applied
+  given_back = given_back or back
 end
 
 local lost = {}
@@ -48,7 +50,7 @@ for i = 9, 8 + 2 * running, 2 do
 end
 
 local suspect = call('HGET', S, 'suspect')
-local back, drop, more = {}, {}, 0
+local lanes, suspects, drop, more = {}, {}, {}, 0
 for m, entry in pairs(held) do
   if #drop >= 500 then
     more = 1
@@ -58,13 +60,13 @@ for m, entry in pairs(held) do
   if m == suspect then
     call('HDEL', S, 'suspect')
   end
-  add_to(back, sub(entry, 16), m)
+  back_to(lanes, suspects, m, entry)
 end
 if #drop > 0 then
   call('HDEL', RUN, unpack(drop))
-  push_ready(back, 'LPUSH')
+  give_back(lanes, suspects)
 end
 if #drop > 0 or given_back then
   wake()
 end
-return { 'OK', now, codes, #drop, more, unpack(lost) }
+return { 'OK', now, table.concat(codes), #drop, more, lost }

@@ -1,12 +1,12 @@
 -- Moves time along: promotes what is due, dooms sessions that lapsed, and gives their jobs back. Anyone may call it, as
--- often as they like: sessions are looked at once in 0.8 s.
--- ARGV 3 ttl of sessions in ms, 4 rescue limit (crashes alone in a session, until poison), 5 cap of dead jobs,
---   6 JSON line that buries a poison pill.
--- Returns { now, promoted, rescued, poisoned, more, next due in ms or -1, grace given, member to bury, ... }
+-- often as they like: sessions are looked at once in 0.8 s, or at once when a call left some of the work.
+-- ARGV 3 ttl of sessions in ms, 4 rescue limit (crashes among the suspects, until poison), 5 cap of dead jobs, 6 JSON line
+--   that buries a poison pill.
+-- Returns { now, promoted, rescued, poisoned, more, next due in ms or -1, grace given, { member to bury, ... } }
 local now = now_ms()
-local ttl, rescue_limit = tonumber(ARGV[3]), tonumber(ARGV[4])
+local ttl, rescue_limit, dead_cap = number(3), number(4), number(5)
 
-local promoted, lanes, gone = 0, {}, {}
+local promoted, lanes = 0, {}
 local due = call('ZRANGEBYSCORE', SCHED, '-inf', now, 'LIMIT', 0, 500)
 if #due > 0 then
   local envelopes = call('HMGET', JOBS, unpack(due))
@@ -17,14 +17,41 @@ if #due > 0 then
     end
   end
   call('ZREM', SCHED, unpack(due))
-  push_ready(lanes, 'RPUSH')
+  push_ready(lanes)
 end
-local more = #due == 500 and 1 or 0
+local more = #due == 500
 
 local rescued, poisoned, grace = 0, 0, 0
+
+-- Two rescues lead among the suspects, where a job runs alone of its kind: only crashes there count to the limit.
+local function rescue(m, entry, back)
+  local old = call('HGET', MUT, m)
+  local attempt, rescues = '\0\0\0\0', 0
+  if old then
+    attempt, rescues = sub(old, 1, 4), byte(old, 5)
+  end
+  if byte(entry, 15) < 128 or rescues < math.min(rescue_limit + 1, 255) then
+    rescued = rescued + 1
+    call('HSET', MUT, m, attempt .. string.char(math.min(rescues + 1, 255)) .. ms6(now))
+    if rescues >= 1 then
+      call('RPUSH', SUSPECT, m)
+    else
+      add_to(back, sub(entry, 16), m)
+    end
+  else
+    poisoned = poisoned + 1
+    if #m > 16 then
+      call('ZADD', TOBURY, now, m)
+    else
+      note_error(m, ARGV[6])
+      bury(m, now, ARGV[6], dead_cap)
+    end
+  end
+end
+
 local last = tonumber(call('HGET', META, 'last_tick') or 0)
 if now < last or now - last >= 800 then
-  call('HSET', META, 'last_tick', now)
+  local unfinished = false
   if last > 0 and (now < last or now - last > 5000) then
     -- Nobody ticked: Redis was down, or everybody else was. No session could have said that it lives.
     grace = 1
@@ -36,50 +63,34 @@ if now < last or now - last >= 800 then
     end
   else
     local lapsed = call('ZRANGEBYSCORE', SESS, '-inf', now, 'LIMIT', 0, 16)
+    local budget = 1000
     for i = 1, #lapsed do
       local sid = lapsed[i]
       local run = P .. 'run:' .. sid
       -- Doomed whole: without this key none of its requests counts again.
       call('DEL', P .. 's:' .. sid)
-      local entries = call('HSCAN', run, 0, 'COUNT', 256)[2]
+      local entries = budget > 0 and call('HSCAN', run, 0, 'COUNT', 256)[2] or {}
       local drop, back = {}, {}
-      for j = 1, math.min(#entries, 1000), 2 do
-        local m, entry = entries[j], entries[j + 1]
-        local old = call('HGET', MUT, m)
-        local attempt, rescues = '\0\0\0\0', 0
-        if old then
-          attempt, rescues = sub(old, 1, 4), byte(old, 5)
-        end
-        drop[#drop + 1] = m
-        if byte(entry, 15) >= 128 and rescues >= rescue_limit then
-          poisoned = poisoned + 1
-          if #m > 16 then
-            call('ZADD', TOBURY, now, m)
-          else
-            note_error(m, ARGV[6])
-            bury(m, now, ARGV[6], tonumber(ARGV[5]))
-          end
-        else
-          rescued = rescued + 1
-          call('HSET', MUT, m, attempt .. string.char(math.min(rescues + 1, 255)) .. ms6(now))
-          if rescues >= 1 then
-            call('RPUSH', SUSPECT, m)
-          else
-            add_to(back, sub(entry, 16), m)
-          end
-        end
+      for j = 1, math.min(#entries, 2 * budget, 1000), 2 do
+        drop[#drop + 1] = entries[j]
+        rescue(entries[j], entries[j + 1], back)
       end
+      budget = budget - #drop
       if #drop > 0 then
         call('HDEL', run, unpack(drop))
-        push_ready(back, 'LPUSH')
+        push_back(back)
       end
       if call('EXISTS', run) == 0 then
         call('ZREM', SESS, sid)
       else
-        more = 1
+        unfinished = true
       end
     end
+    unfinished = unfinished or #lapsed == 16
   end
+  -- The next call goes on at once with what this one left.
+  call('HSET', META, 'last_tick', unfinished and now - 800 or now)
+  more = more or unfinished
 end
 
 local ready = call('EXISTS', SUSPECT) == 1
@@ -95,4 +106,4 @@ local first = call('ZRANGE', SCHED, 0, 0, 'WITHSCORES')
 if first[2] then
   next_due = math.max(0, tonumber(first[2]) - now)
 end
-return { now, promoted, rescued, poisoned, more, next_due, grace, unpack(call('ZRANGE', TOBURY, 0, 99)) }
+return { now, promoted, rescued, poisoned, more and 1 or 0, next_due, grace, call('ZRANGE', TOBURY, 0, 99) }
