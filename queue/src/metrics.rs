@@ -89,7 +89,7 @@ impl QueueMetrics {
             leases_lost: counter(
                 "windrow_leases_lost_total",
                 "Jobs that this process ran and no longer owned.",
-                &["queue", "kind"],
+                &["queue"],
             ),
             ghosts: counter(
                 "windrow_jobs_ghost_total",

@@ -1,1 +1,218 @@
-//! .
+//! A stage for end-to-end tests: private Redis and Postgres, and kinds whose handlers a test writes as closures.
+#![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "a test that cannot go on panics")]
+
+use std::{sync::Arc, time::Duration};
+
+use futures::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+use sqlx::PgPool;
+use tokio::task::JoinHandle;
+use windrow_devserver::{RedisOptions, RedisServer};
+use windrow_queue::{
+    Handler, JobArgs, JobContext, JobResult, Kind, NewJob, Policy, QueueName, database,
+    health::Health,
+    journal,
+    metrics::QueueMetrics,
+    shutdown::Shutdown,
+    store::{Config as StoreConfig, Store},
+};
+use windrow_worker::{Config as WorkerConfig, Deps, Registry};
+
+/// Private servers for one test.
+#[derive(Debug)]
+pub struct Stage {
+    /// Its Redis, with AOF.
+    pub redis: RedisServer,
+    /// A handle to it.
+    pub store: Store,
+    /// A fresh, migrated database.
+    pub database: PgPool,
+}
+
+impl Stage {
+    /// Starts the servers.
+    pub async fn new() -> Self {
+        Self::with_lease(StoreConfig::default().lease).await
+    }
+
+    /// Starts the servers, with leases of another length.
+    pub async fn with_lease(lease: Duration) -> Self {
+        let redis = RedisServer::start(RedisOptions { aof: true, ..RedisOptions::default() }).expect("Redis starts");
+        let store = Store::new(&StoreConfig { url: redis.url(), lease, ..StoreConfig::default() }).unwrap();
+        let url = windrow_devserver::fresh_database().expect("Postgres starts");
+        let database = database::pool(&database::Config { url, ..database::Config::default() }).unwrap();
+        database::migrate(&database).await.unwrap();
+        Self { redis, store, database }
+    }
+
+    /// Starts a worker in this process.
+    pub fn worker(&self, handlers: Registry) -> Worker {
+        self.worker_with(handlers, WorkerConfig { grace: Duration::from_secs(5), ..WorkerConfig::default() })
+    }
+
+    /// Starts a worker in this process, with settings.
+    pub fn worker_with(&self, handlers: Registry, config: WorkerConfig) -> Worker {
+        let registry = prometheus::Registry::new();
+        let health = Health::default();
+        let shutdown = Shutdown::new();
+        let deps = Deps {
+            store: self.store.clone(),
+            database: self.database.clone(),
+            handlers,
+            metrics: QueueMetrics::new(&registry),
+            health: health.clone(),
+        };
+        let task = tokio::spawn(windrow_worker::run(config, deps, shutdown.clone()));
+        Worker { registry, health, shutdown, task }
+    }
+
+    /// Enqueues fast jobs.
+    pub async fn enqueue(&self, jobs: &[NewJob]) {
+        for answer in self.store.enqueue(jobs).await.unwrap() {
+            assert!(answer.unwrap().is_created());
+        }
+    }
+
+    /// Enqueues journaled jobs and relays all that is due.
+    pub async fn enqueue_journaled(&self, jobs: &[NewJob]) {
+        let mut tx = self.database.begin().await.unwrap();
+        journal::enqueue_in(&mut tx, jobs).await.unwrap();
+        tx.commit().await.unwrap();
+        self.relay().await;
+    }
+
+    /// Moves the whole outbox into Redis.
+    pub async fn relay(&self) {
+        let mut tx = self.database.begin().await.unwrap();
+        let lanes = journal::lanes(&mut *tx, None, 1000, &[]).await.unwrap();
+        for row in journal::take(&mut tx, &lanes, 10_000).await.unwrap() {
+            let job = row.job().unwrap();
+            self.store.relay(&job.queue, std::slice::from_ref(&job)).await.unwrap().remove(0).unwrap();
+        }
+        tx.commit().await.unwrap();
+    }
+
+    /// One number from the database.
+    pub async fn count(&self, sql: &'static str) -> i64 {
+        sqlx::query_scalar(sql).fetch_one(&self.database).await.unwrap()
+    }
+}
+
+/// A worker that runs in this process.
+#[derive(Debug)]
+pub struct Worker {
+    registry: prometheus::Registry,
+    /// What its `/readyz` would say.
+    pub health: Health,
+    /// Ends it.
+    pub shutdown: Shutdown,
+    task: JoinHandle<anyhow::Result<()>>,
+}
+
+impl Worker {
+    /// Stops it softly and waits for its end.
+    pub async fn stop(self) {
+        self.shutdown.stop();
+        tokio::time::timeout(Duration::from_secs(60), self.task).await.expect("it ends").unwrap().unwrap();
+    }
+
+    /// The sum of a counter over all label sets that have this label value (or all, if it is empty).
+    #[must_use]
+    pub fn counted(&self, name: &str, label: &str) -> u64 {
+        let families = self.registry.gather();
+        let metrics = families.iter().filter(|family| family.name() == name).flat_map(|family| family.get_metric());
+        let sum: f64 = metrics
+            .filter(|metric| label.is_empty() || metric.get_label().iter().any(|pair| pair.value() == label))
+            .map(|metric| metric.get_counter().get_value())
+            .sum();
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count")]
+        let sum = sum as u64;
+        sum
+    }
+}
+
+/// Waits until something holds, asking again every few milliseconds.
+///
+/// # Panics
+/// After 30 s, with what was waited for.
+pub async fn until<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
+    until_within(Duration::from_secs(30), what, &mut holds).await;
+}
+
+/// The same with a limit of its own.
+pub async fn until_within<F: Future<Output = bool>>(limit: Duration, what: &str, mut holds: impl FnMut() -> F) {
+    let waited = tokio::time::timeout(limit, async {
+        while !holds().await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    assert!(waited.is_ok(), "waited {limit:?} in vain until {what}");
+}
+
+/// Args of the kinds of tests: a number that the handler makes something of.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Number {
+    /// The number.
+    pub n: i64,
+}
+
+/// A second type for a second kind.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Other {
+    /// The number.
+    pub n: i64,
+}
+
+/// Fails fast and is retried fast.
+pub const POLICY: Policy = Policy::DEFAULT
+    .with_max_attempts(3)
+    .with_timeout(Duration::from_secs(20))
+    .with_backoff(Duration::from_millis(20), Duration::from_millis(100));
+
+impl JobArgs for Number {
+    const KIND: Kind = Kind::from_static("test.number");
+    const QUEUE: QueueName = QueueName::from_static("test");
+    const POLICY: Policy = POLICY;
+}
+
+impl JobArgs for Other {
+    const KIND: Kind = Kind::from_static("test.other");
+    const QUEUE: QueueName = QueueName::from_static("other");
+    const POLICY: Policy = POLICY.with_timeout(Duration::from_millis(200));
+}
+
+type Run<A> = dyn Fn(JobContext, A) -> BoxFuture<'static, JobResult> + Send + Sync;
+
+/// A handler made of a closure.
+pub struct Closure<A> {
+    run: Arc<Run<A>>,
+}
+
+impl<A> std::fmt::Debug for Closure<A> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Closure")
+    }
+}
+
+/// Makes a handler of a closure.
+pub fn handler<A, F>(run: impl Fn(JobContext, A) -> F + Send + Sync + 'static) -> Closure<A>
+where
+    F: Future<Output = JobResult> + Send + 'static,
+{
+    Closure { run: Arc::new(move |ctx, args| Box::pin(run(ctx, args))) }
+}
+
+impl<A: JobArgs> Handler for Closure<A> {
+    type Args = A;
+
+    async fn run(&self, ctx: JobContext, args: A) -> JobResult {
+        (self.run)(ctx, args).await
+    }
+}
+
+/// Jobs with the numbers 0 to `count`.
+#[must_use]
+pub fn numbers(count: i64) -> Vec<NewJob> {
+    (0..count).map(|n| NewJob::new(&Number { n }).unwrap()).collect()
+}

@@ -69,7 +69,8 @@ pub async fn run(config: Config, deps: Deps, shutdown: Shutdown) -> anyhow::Resu
             health: deps.health.part(format!("redis (queue {queue})")),
             queue,
             concurrency,
-            store: deps.store.clone(),
+            // Hubs live on a runtime of their own.
+            store: deps.store.detached(),
             grace: config.grace,
             preparer,
             journaled,

@@ -190,6 +190,11 @@ impl Hub {
                 self.table.finished(outcome);
             }
             self.publish();
+            // Before anything is claimed: a slot that gets free after the signal stays free.
+            if self.drain == Drain::No && self.parts.shutdown.soft.is_cancelled() {
+                tracing::info!(queue = %self.parts.queue, running = self.table.held(), "stopping: nothing more is claimed");
+                self.drain = Drain::Until(Instant::now() + self.parts.grace);
+            }
             if self.drain != Drain::No && self.table.is_empty() {
                 return Ended::Drained;
             }
@@ -216,10 +221,7 @@ impl Hub {
                     }
                 }
                 () = sleep_until(pause.unwrap_or(deadline)), if pause.is_some() => pause = None,
-                () = shutdown.soft.cancelled(), if self.drain == Drain::No => {
-                    tracing::info!(queue = %self.parts.queue, running = self.table.held(), "stopping: nothing more is claimed");
-                    self.drain = Drain::Until(Instant::now() + self.parts.grace);
-                }
+                () = shutdown.soft.cancelled(), if self.drain == Drain::No => {}
                 () = sleep_until(deadline), if matches!(self.drain, Drain::Until(_) | Drain::Told(_)) => self.drain_on(),
                 () = shutdown.hard.cancelled() => return Ended::Killed,
             }
@@ -260,7 +262,7 @@ impl Hub {
                 self.parts.health.ok();
                 self.parts.clock.saw(reply.now);
                 self.settle(&batch, &reply.verdicts);
-                self.table.sent(batch);
+                self.table.answered(batch);
                 let got = reply.claims.len();
                 // Fewer than we wanted and none left: the next one comes with a wake-up.
                 self.may_claim = reply.more;
@@ -273,12 +275,12 @@ impl Hub {
             Ok(Reply::Gone) => Err(Ended::Gone),
             Ok(Reply::Stale | Reply::Rollback) => {
                 tracing::warn!(queue = %self.parts.queue, "Redis and this session disagree");
-                self.table.sent(batch);
+                self.table.unanswered(batch);
                 self.resync(session).await.map(|()| None)
             }
             Err(error) => {
                 self.unavailable(&error);
-                self.table.sent(batch);
+                self.table.unanswered(batch);
                 self.resync(session).await.map(|()| None)
             }
         }
@@ -298,6 +300,7 @@ impl Hub {
                     self.answered = self.n;
                     self.parts.health.ok();
                     self.settle(&replay, &reply.verdicts);
+                    self.table.synced();
                     let lost = reply.lost.iter().filter(|member| self.table.lose(**member)).count();
                     self.parts.metrics.leases_lost.with_label_values(&[self.parts.queue.as_str()]).inc_by(lost as u64);
                     tracing::info!(

@@ -16,8 +16,10 @@ use crate::lease::{Control, Lease, StopReason};
 
 /// How long a sent outcome may have to be said again, after a Redis that lost its last second.
 const REPLAY: Duration = Duration::from_secs(2);
-/// Outcomes remembered for that, at most; the script takes 2,000 in one call.
-const MAX_REPLAY: usize = 1500;
+/// Outcomes remembered for that, at most.
+const MAX_RECENT: usize = 500;
+/// Outcomes in one sync, which takes 2,000. Those of the last request and of every slot fit.
+const MAX_REPLAY: usize = 2000;
 
 #[derive(Debug)]
 struct Running {
@@ -25,11 +27,14 @@ struct Running {
     control: Arc<Control>,
 }
 
-/// Jobs in work, outcomes that Redis has not been told, and those that it was told a moment ago.
+/// Jobs in work, and outcomes that Redis has not been told, may have been told, and was told a moment ago.
 #[derive(Debug, Default)]
 pub(super) struct Table {
     running: HashMap<Member, Running>,
     pending: VecDeque<Applied>,
+    /// Sent, and no answer came: said again with every sync until one does.
+    unanswered: Vec<Applied>,
+    /// Answered a moment ago: said again with a sync, should Redis have lost its last second.
     recent: VecDeque<(Instant, Applied)>,
 }
 
@@ -53,7 +58,7 @@ impl Table {
 
     /// Leases that this process answers for.
     pub(super) fn held(&self) -> usize {
-        self.running.len() + self.pending.len()
+        self.running.len() + self.pending.len() + self.unanswered.len()
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -66,11 +71,16 @@ impl Table {
         self.pending.drain(..count).collect()
     }
 
-    /// Outcomes that were sent: answered or not, they may have to be said again.
-    pub(super) fn sent(&mut self, batch: Vec<Applied>) {
+    /// No answer came to these.
+    pub(super) fn unanswered(&mut self, batch: Vec<Applied>) {
+        self.unanswered.extend(batch);
+    }
+
+    /// Redis has answered to these.
+    pub(super) fn answered(&mut self, batch: impl IntoIterator<Item = Applied>) {
         let now = Instant::now();
         self.recent.extend(batch.into_iter().map(|outcome| (now, outcome)));
-        while self.recent.len() > MAX_REPLAY
+        while self.recent.len() > MAX_RECENT
             || self.recent.front().is_some_and(|(at, _)| now.duration_since(*at) > REPLAY)
         {
             self.recent.pop_front();
@@ -82,12 +92,19 @@ impl Table {
         self.running.iter().map(|(member, running)| (*member, running.claim_no)).collect()
     }
 
-    /// Outcomes for a sync: those sent lately and unanswered, then as many of the waiting ones as fit.
+    /// Outcomes for a sync: those answered lately, those unanswered, and as many of the waiting ones as fit beside them.
     pub(super) fn replay(&mut self) -> Vec<Applied> {
-        let waiting = self.pending.len().min(MAX_OUTCOMES);
-        let waiting: Vec<_> = self.pending.drain(..waiting).collect();
-        self.sent(waiting);
-        self.recent.iter().map(|(_, outcome)| outcome.clone()).collect()
+        self.answered([]);
+        let room = MAX_REPLAY.saturating_sub(self.recent.len() + self.unanswered.len());
+        let waiting = self.pending.len().min(room);
+        self.unanswered.extend(self.pending.drain(..waiting));
+        self.recent.iter().map(|(_, outcome)| outcome).chain(&self.unanswered).take(MAX_REPLAY).cloned().collect()
+    }
+
+    /// A sync was answered: Redis knows every outcome that it carried.
+    pub(super) fn synced(&mut self) {
+        let told = std::mem::take(&mut self.unanswered);
+        self.answered(told);
     }
 
     /// A job that is no longer ours: its handler is told, and its outcome will count for nothing.
@@ -152,6 +169,23 @@ mod tests {
         assert!(rx.try_recv().is_err());
         table.finished(outcome);
         assert_eq!((table.held(), table.take_batch().len()), (1, 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_unanswered_outcome_is_said_again_however_long_redis_is_away() {
+        let (tx, _rx) = mpsc::unbounded_channel();
+        let mut table = Table::default();
+        let lease = lease(1, &tx);
+        table.claimed(&lease);
+        table.finished(Applied { member: lease.member(), claim_no: 1, finish: Finish::Gone });
+        let batch = table.take_batch();
+        table.unanswered(batch);
+        tokio::time::advance(Duration::from_secs(60)).await;
+        assert_eq!((table.replay().len(), table.held()), (1, 1));
+        table.synced();
+        assert_eq!((table.replay().len(), table.held()), (1, 0));
+        tokio::time::advance(REPLAY * 2).await;
+        assert_eq!(table.replay().len(), 0);
     }
 
     #[test]
