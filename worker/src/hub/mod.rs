@@ -190,6 +190,9 @@ impl Hub {
                 self.table.finished(outcome);
             }
             self.publish();
+            if self.parts.shutdown.hard.is_cancelled() {
+                return Ended::Killed;
+            }
             // Before anything is claimed: a slot that gets free after the signal stays free.
             if self.drain == Drain::No && self.parts.shutdown.soft.is_cancelled() {
                 tracing::info!(queue = %self.parts.queue, running = self.table.held(), "stopping: nothing more is claimed");
