@@ -1,0 +1,97 @@
+//! Exit statuses, and which error has which.
+
+use std::process::ExitCode;
+
+use windrow_queue::{error::is_transient, store::StoreError};
+
+use crate::settings::SettingError;
+
+/// For `--help`.
+pub(crate) const HELP: &str = "Exit status:
+  0  done
+  1  it failed
+  2  wrong arguments or settings
+  3  there is no such job, tenant, …
+  4  Redis or Postgres is not available
+  5  the time to wait was over
+130  ended by a second signal";
+
+/// What an error means to a script.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub(crate) enum Exit {
+    Failed = 1,
+    Usage = 2,
+    NotFound = 3,
+    Unavailable = 4,
+    TimedOut = 5,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// An error with a status of its own.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub(crate) struct Failure {
+    exit: Exit,
+    message: String,
+}
+
+impl Failure {
+    /// Wrong arguments.
+    pub(crate) fn usage(message: impl Into<String>) -> anyhow::Error {
+        Self { exit: Exit::Usage, message: message.into() }.into()
+    }
+
+    /// Nothing there by that name.
+    pub(crate) fn not_found(message: impl Into<String>) -> anyhow::Error {
+        Self { exit: Exit::NotFound, message: message.into() }.into()
+    }
+
+    /// Waited long enough.
+    pub(crate) fn timed_out(message: impl Into<String>) -> anyhow::Error {
+        Self { exit: Exit::TimedOut, message: message.into() }.into()
+    }
+}
+
+/// The status of an error, by the first cause that has one.
+pub(crate) fn of(error: &anyhow::Error) -> Exit {
+    error.chain().find_map(of_cause).unwrap_or(Exit::Failed)
+}
+
+fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
+    if let Some(failure) = cause.downcast_ref::<Failure>() {
+        return Some(failure.exit);
+    }
+    if cause.is::<SettingError>() {
+        return Some(Exit::Usage);
+    }
+    match cause.downcast_ref::<StoreError>() {
+        Some(StoreError::Config { .. }) => return Some(Exit::Usage),
+        Some(error) if error.is_unavailable() => return Some(Exit::Unavailable),
+        _ => {}
+    }
+    cause.downcast_ref::<sqlx::Error>().filter(|error| is_transient(error)).map(|_| Exit::Unavailable)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::Context;
+
+    #[test]
+    fn a_script_can_tell_causes_apart_however_deep_they_lie() {
+        let wrapped = |error: anyhow::Error| of(&Err::<(), _>(error).context("while working").unwrap_err());
+        assert_eq!(wrapped(anyhow::anyhow!("anything")), Exit::Failed);
+        assert_eq!(wrapped(Failure::usage("x")), Exit::Usage);
+        assert_eq!(wrapped(Failure::not_found("x")), Exit::NotFound);
+        assert_eq!(wrapped(Failure::timed_out("x")), Exit::TimedOut);
+        assert_eq!(wrapped(SettingError::new("a.b", None, "x").into()), Exit::Usage);
+        assert_eq!(wrapped(sqlx::Error::PoolTimedOut.into()), Exit::Unavailable);
+        assert_eq!(wrapped(sqlx::Error::RowNotFound.into()), Exit::Failed);
+    }
+}
