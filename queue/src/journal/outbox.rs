@@ -3,12 +3,15 @@
 //!
 //! Rows stand in lanes: band, queue and tenant, each in order of age. [`lanes`] finds those that have due rows, one index
 //! probe each, however many rows stand in them; [`take`] takes from several lanes at once. So a relay can serve tenants in
-//! turn and leave out a queue in back-off without reading what it leaves out. A lane carries the time from which to look, so
-//! that index entries of rows which were taken but not yet vacuumed are not walked again.
+//! turn and leave out a queue in back-off without reading what it leaves out.
+//!
+//! A lane carries the time from which on it has rows, so that index entries of rows which were taken but not yet vacuumed are
+//! not walked by every [`take`]. Rows carry the time at which their transaction began and appear when it commits: one that
+//! appears behind that bound is found by the next [`lanes`], which has none.
 
 use std::time::Duration;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use sqlx::{FromRow, PgConnection, PgExecutor};
 use uuid::Uuid;
 
@@ -20,10 +23,6 @@ use crate::{
 
 /// The channel on which enqueuers wake a relay that said it sleeps.
 pub const OUTBOX_CHANNEL: &str = "windrow_outbox";
-
-/// How far behind the last row that was taken a lane is still looked at: rows carry the time at which their transaction
-/// began and appear when it commits. What takes longer is found by the next [`lanes`], which has no such bound.
-const LATE_COMMIT: TimeDelta = TimeDelta::seconds(10);
 
 /// Rows of one band, queue and tenant.
 #[derive(Clone, PartialEq, Eq, Debug, FromRow)]
@@ -55,11 +54,11 @@ impl OutboxLane {
         self.from
     }
 
-    /// Remembers that `row` was taken from this lane, if it was; true when it is the lane's.
+    /// Moves the lane's bound on to a row that was taken, if it was taken from this lane; true when it was.
     pub fn took(&mut self, row: &OutboxRow) -> bool {
         let mine = self.band == row.band && self.queue == row.queue && self.tenant == row.tenant;
         if mine {
-            self.from = self.from.max(row.relay_at - LATE_COMMIT);
+            self.from = self.from.max(row.relay_at);
         }
         mine
     }

@@ -1,0 +1,9 @@
+//! The journal against a real PostgreSQL: what is enqueued once happens once, whoever races, stops or dies.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod closing;
+mod completing;
+mod enqueuing;
+mod faults;
+mod outbox;
+mod support;
