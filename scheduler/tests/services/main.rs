@@ -1,0 +1,10 @@
+//! The services against real servers: every fire once, every journaled job into Redis once, whoever races or dies.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod admin;
+mod config;
+mod firing;
+mod relaying;
+mod running;
+mod support;
+mod tidying;
