@@ -47,7 +47,8 @@ fn users_of(dependency: &str) -> BTreeSet<String> {
 
 #[test]
 fn only_the_queue_talks_to_redis() {
-    assert_eq!(users_of("redis"), BTreeSet::from(["queue".to_owned()]));
+    // The benchmarks measure the raw limit beside it, with the plainest scripts there can be.
+    assert_eq!(users_of("redis"), BTreeSet::from(["bench".to_owned(), "queue".to_owned()]));
 }
 
 #[test]
