@@ -57,6 +57,7 @@ fn rest(subject: &Subject) -> String {
 fn salary(subject: &Subject, rules: &Rules) -> Option<Part> {
     let expected = rules.salary_expected?;
     let offered = subject.salary_max.or(subject.salary_min)?;
+    let (offered, expected) = (offered.normalize(), expected.normalize());
     let (halves, how) = if offered >= expected {
         (2, "reaches")
     } else if offered * Decimal::from(5) >= expected * Decimal::from(4) {
