@@ -158,7 +158,7 @@ impl Store {
             Value::Int(1) => Ok(Some(new)),
             Value::Int(_) => Ok(None),
             other => bytes(&other)
-                .and_then(|id| Member::from_bytes(id))
+                .and_then(Member::from_bytes)
                 .map(|stands| Some(stands.id))
                 .ok_or(StoreError::Unreadable("an answer to redrive")),
         }

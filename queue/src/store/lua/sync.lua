@@ -50,17 +50,22 @@ for i = 9, 8 + 2 * running, 2 do
 end
 
 local suspect = call('HGET', S, 'suspect')
-local lanes, suspects, drop, more = {}, {}, {}, 0
-for m, entry in pairs(held) do
-  if #drop >= 500 then
-    more = 1
-    break
-  end
+local orphans = {}
+for m in pairs(held) do
+  orphans[#orphans + 1] = m
+end
+-- As they were claimed; the last 500 first, because each call puts its own before the others.
+table.sort(orphans, function(a, b)
+  return held[a] .. a < held[b] .. b
+end)
+local lanes, suspects, drop, more = {}, {}, {}, #orphans > 500 and 1 or 0
+for i = math.max(1, #orphans - 499), #orphans do
+  local m = orphans[i]
   drop[#drop + 1] = m
   if m == suspect then
     call('HDEL', S, 'suspect')
   end
-  back_to(lanes, suspects, m, entry)
+  back_to(lanes, suspects, m, held[m])
 end
 if #drop > 0 then
   call('HDEL', RUN, unpack(drop))

@@ -15,7 +15,9 @@ use serde_json::value::RawValue;
 use windrow_queue::{
     Band, Due, Enqueued, JobArgs, JobId, Kind, Member, NewJob, QueueName, Tenant,
     journal::RelayJob,
-    store::{Applied, AttemptError, Claim, ClaimReply, Config, Finish, Reply, Session, SessionId, Store, Verdict},
+    store::{
+        Applied, AttemptError, Claim, ClaimReply, Config, Finish, Reply, Session, SessionId, Store, StoreError, Verdict,
+    },
 };
 
 pub(crate) use audit::{Place, Snapshot};
@@ -100,6 +102,16 @@ impl Rig {
     /// A command of the test's own.
     pub(crate) async fn raw<T: FromRedisValue>(&self, cmd: &redis::Cmd) -> T {
         cmd.query_async(&mut self.raw.clone()).await.unwrap()
+    }
+
+    /// The same for a command that may be refused.
+    pub(crate) async fn try_raw<T: FromRedisValue>(&self, cmd: &redis::Cmd) -> Result<T, redis::RedisError> {
+        cmd.query_async(&mut self.raw.clone()).await
+    }
+
+    /// With a new connection of the test's own, after a restart of the server. The store finds its own way back.
+    pub(crate) async fn reconnect(self, url: &str) -> Self {
+        Self { raw: connect(url).await, ..self }
     }
 
     pub(crate) async fn pipe<T: FromRedisValue>(&self, pipe: &redis::Pipeline) -> T {
@@ -234,10 +246,6 @@ impl Worker {
         Self { session, n: 0, prev_n: 0 }
     }
 
-    pub(crate) fn sid(&self) -> String {
-        self.session.id().as_str().to_owned()
-    }
-
     pub(crate) fn next_n(&mut self) -> u64 {
         self.n += 1;
         self.n
@@ -325,6 +333,20 @@ pub(crate) fn retry(attempt: u32, delay_ms: u64) -> Finish {
 
 pub(crate) fn due_in(ms: u64) -> Due {
     Due::In(Duration::from_millis(ms))
+}
+
+/// Asks again while Redis is away: what everybody does who uses the store.
+pub(crate) async fn patiently<T, F: Future<Output = Result<T, StoreError>>>(mut ask: impl FnMut() -> F) -> T {
+    let asking = async {
+        loop {
+            match ask().await {
+                Ok(answer) => return answer,
+                Err(error) => assert!(error.is_unavailable(), "{error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), asking).await.expect("Redis is back")
 }
 
 /// Asks until the answer is yes, for at most 20 seconds.

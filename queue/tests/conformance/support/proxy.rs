@@ -2,30 +2,43 @@
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
-    sync::Arc,
+    sync::{Arc, Mutex},
 };
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream, tcp::OwnedReadHalf, tcp::OwnedWriteHalf},
+    net::{
+        TcpListener, TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
     sync::watch,
 };
 
-/// What happens to the bytes on their way.
+/// What happens to what is sent now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Weather {
-    /// They arrive.
+    /// It arrives.
     Fair,
-    /// Requests arrive; the answer is lost together with the connection.
+    /// Requests arrive; their answers are lost, and the connection with them.
     LoseAnswers,
-    /// Requests wait on the way, and arrive when the weather is fair again, even if nobody waits for the answer any more.
+    /// Requests are held back until they are released, even if nobody waits for the answer any more.
     HoldRequests,
+}
+
+#[derive(Debug)]
+struct Sky {
+    weather: watch::Sender<Weather>,
+    /// How many requests were held back so far, and whether they may go on.
+    held: watch::Sender<usize>,
+    released: watch::Sender<bool>,
+    /// What the server answered to requests that had been held back.
+    late: Mutex<Vec<u8>>,
 }
 
 /// A proxy on a port of its own.
 pub(crate) struct Proxy {
     pub(crate) port: u16,
-    weather: Arc<watch::Sender<Weather>>,
+    sky: Arc<Sky>,
     accepting: tokio::task::JoinHandle<()>,
 }
 
@@ -33,24 +46,42 @@ impl Proxy {
     pub(crate) async fn new(upstream: u16) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let weather = Arc::new(watch::channel(Weather::Fair).0);
-        let sky = Arc::clone(&weather);
+        let sky = Arc::new(Sky {
+            weather: watch::channel(Weather::Fair).0,
+            held: watch::channel(0).0,
+            released: watch::channel(false).0,
+            late: Mutex::default(),
+        });
+        let above = Arc::clone(&sky);
         let accepting = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                let server = TcpStream::connect(SocketAddr::from((Ipv4Addr::LOCALHOST, upstream))).await;
-                if let Ok(server) = server {
-                    let (from_client, to_client) = client.into_split();
-                    let (from_server, to_server) = server.into_split();
-                    tokio::spawn(forward_requests(from_client, to_server, sky.subscribe()));
-                    tokio::spawn(forward_answers(from_server, to_client, sky.subscribe()));
-                }
+                let server = TcpStream::connect(SocketAddr::from((Ipv4Addr::LOCALHOST, upstream))).await.unwrap();
+                let (from_client, to_client) = client.into_split();
+                let (from_server, to_server) = server.into_split();
+                let was_held = Arc::new(watch::channel(false).0);
+                tokio::spawn(requests(from_client, to_server, Arc::clone(&above), Arc::clone(&was_held)));
+                tokio::spawn(answers(from_server, to_client, Arc::clone(&above), was_held));
             }
         });
-        Self { port, weather, accepting }
+        Self { port, sky, accepting }
     }
 
     pub(crate) fn set(&self, weather: Weather) {
-        self.weather.send_replace(weather);
+        self.sky.weather.send_replace(weather);
+    }
+
+    /// Waits until a request was held back.
+    pub(crate) async fn until_held(&self) {
+        self.sky.held.subscribe().wait_for(|held| *held > 0).await.unwrap();
+    }
+
+    /// Lets what was held back go on.
+    pub(crate) fn release(&self) {
+        self.sky.released.send_replace(true);
+    }
+
+    pub(crate) fn late_answers(&self) -> String {
+        String::from_utf8_lossy(&self.sky.late.lock().unwrap()).into_owned()
     }
 }
 
@@ -60,22 +91,33 @@ impl Drop for Proxy {
     }
 }
 
-async fn forward_requests(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut weather: watch::Receiver<Weather>) {
+async fn requests(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, sky: Arc<Sky>, was_held: Arc<watch::Sender<bool>>) {
     let mut buffer = vec![0; 64 << 10];
-    // A client that hung up while its request was held back does not call it back.
     while let Ok(length @ 1..) = from.read(&mut buffer).await {
-        if weather.wait_for(|weather| *weather != Weather::HoldRequests).await.is_err()
-            || to.write_all(&buffer[..length]).await.is_err()
-        {
+        if *sky.weather.borrow() == Weather::HoldRequests {
+            was_held.send_replace(true);
+            sky.held.send_modify(|held| *held += 1);
+            if sky.released.subscribe().wait_for(|released| *released).await.is_err() {
+                return;
+            }
+        }
+        if to.write_all(&buffer[..length]).await.is_err() {
             return;
         }
     }
+    // Who hung up while his request was held back does not call it back: the answer is still read.
+    if *was_held.borrow() {
+        was_held.subscribe().wait_for(|held| !*held).await.ok();
+    }
 }
 
-async fn forward_answers(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, weather: watch::Receiver<Weather>) {
+async fn answers(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, sky: Arc<Sky>, was_held: Arc<watch::Sender<bool>>) {
     let mut buffer = vec![0; 64 << 10];
     while let Ok(length @ 1..) = from.read(&mut buffer).await {
-        if *weather.borrow() == Weather::LoseAnswers || to.write_all(&buffer[..length]).await.is_err() {
+        if *was_held.borrow() {
+            sky.late.lock().unwrap().extend_from_slice(&buffer[..length]);
+            was_held.send_replace(false);
+        } else if *sky.weather.borrow() == Weather::LoseAnswers || to.write_all(&buffer[..length]).await.is_err() {
             return;
         }
     }
