@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use windrow_scheduler::schedule::{Expression, Rule, Timing};
 
 fn cron(expression: &str, zone: &str) -> Timing {
-    let rule = Rule::Cron(Expression::parse(expression).unwrap());
+    let rule = Rule::Cron(Box::new(Expression::parse(expression).unwrap()));
     Timing { rule, zone: zone.parse().unwrap(), start: None, end: None }
 }
 

@@ -19,7 +19,9 @@ fn at(second: i64) -> DateTime<Utc> {
 const NO_JITTER: Duration = Duration::ZERO;
 
 /// Missed first, last, times; then each fire with what it is told; then what is carried on.
-fn said(plan: &Plan) -> (Option<(i64, i64, i32)>, Vec<(i64, i32)>, i32) {
+type Said = (Option<(i64, i64, i32)>, Vec<(i64, i32)>, i32);
+
+fn said(plan: &Plan) -> Said {
     let second = |time: DateTime<Utc>| (time - at(0)).num_seconds();
     (
         plan.missed.map(|missed| (second(missed.first), second(missed.last), missed.times)),

@@ -153,7 +153,9 @@ impl Definition {
             refuse("time_zone", format!("{zone:?} is no IANA time zone: give one like \"Europe/Berlin\""))
         })?;
         let rule = match (declared.cron, declared.every) {
-            (Some(cron), None) => Rule::Cron(Expression::parse(&cron).map_err(|reason| refuse("cron", reason))?),
+            (Some(cron), None) => {
+                Rule::Cron(Box::new(Expression::parse(&cron).map_err(|reason| refuse("cron", reason))?))
+            }
             (None, Some(every)) if every < MIN_EVERY || every > MAX_EVERY || every.subsec_nanos() > 0 => {
                 return Err(refuse("every", "must be whole seconds, at least 1s and at most 366 days".into()));
             }

@@ -11,7 +11,7 @@ use super::wall::Expression;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Rule {
     /// Wall clock times in the schedule's zone.
-    Cron(Expression),
+    Cron(Box<Expression>),
     /// Every so many seconds, counted from the schedule's start, or else from 1970: a restart does not shift them.
     Every(Duration),
 }
