@@ -13,7 +13,7 @@ use windrow_queue::{
 const PERIOD: Duration = Duration::from_secs(2);
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Watches both until the shutdown, for a role that does not do so itself.
+/// Watches both until the shutdown.
 pub(crate) fn watch(store: Store, database: PgPool, health: &Health, shutdown: &Shutdown) {
     let redis = health.part("redis");
     tokio::spawn(repeat(redis, shutdown.clone(), move || {

@@ -75,6 +75,8 @@ pub(crate) async fn worker(context: &Context) -> anyhow::Result<()> {
     let settings = &context.loaded.settings;
     let process = Process::start(&context.loaded)?;
     let (store, database) = (context.store()?, context.database()?);
+    // The worker's own parts say whether each queue is served; an idle one notices nothing by itself.
+    probe::watch(store.clone(), database.clone(), &process.health, &process.shutdown);
     let handlers = kinds::handlers(settings, &database, &process.registry)?;
     let address = settings.worker.listen.parse().map_err(|error| bad_address(&context.loaded, error))?;
     let ops = Ops::start(address, "worker.listen", &process).await?;

@@ -1,0 +1,84 @@
+//! Roles as processes: what they execute, what they say of themselves, and how they end.
+
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::support::Place;
+
+#[tokio::test]
+async fn worker_and_scheduler_execute_what_the_command_line_asks_for() {
+    let place = Place::migrated().await;
+    let (worker, _scheduler) = (place.start("worker").await, place.start("scheduler").await);
+    place.run(&["tenants", "add", "acme"]).await.ok();
+
+    let done = place.run(&["jobs", "enqueue", "vacancy.fetch_all", "--wait", "--json"]).await.ok().json(0);
+    assert_eq!((&done["state"], &done["journaled"]), (&json!("completed"), &json!(false)), "{done}");
+    let done = place.run(&["jobs", "enqueue", "payment.post_due", "--wait", "--json"]).await.ok().json(0);
+    assert_eq!((&done["state"], &done["journaled"]), (&json!("completed"), &json!(true)), "{done}");
+
+    place.run(&["projects", "add", "Spring", "--tenant", "acme"]).await.ok();
+    place.write("numbers.csv", "phone\n+4930123456\n+4930123456\nnonsense\n+14155552671\n");
+    let import = place.run(&["import", "numbers.csv", "--project", "Spring", "--wait", "--json"]).await.ok();
+    let summary = import.json(1);
+    for (field, number) in [("rows_read", 4), ("inserted", 2), ("duplicates", 1), ("rejected", 1)] {
+        assert_eq!(summary[field], number, "{summary}");
+    }
+    let imports = place.run(&["projects", "imports", "--project", "Spring", "--json"]).await.ok().json(0);
+    assert_eq!(imports[0]["state"], "done");
+
+    // A private address is refused for good: a dead letter.
+    let add = ["sources", "add", "inside", "http://127.0.0.1:9/", "--tenant", "acme", "--format", "rss"];
+    place.run(&add).await.ok();
+    let dead = place.run(&["sources", "fetch", "inside", "--wait", "--json"]).await.fails(1, "is dead");
+    let id = dead.json(0)["id"].as_str().unwrap().to_owned();
+    let listed = place.run(&["dead", "list", "--kind", "vacancy.fetch_source", "--json"]).await.ok().json(0);
+    assert_eq!((listed.as_array().unwrap().len(), &listed[0]["id"]), (1, &json!(id)), "{listed}");
+    assert_eq!(place.run(&["dead", "list", "--tenant", "other", "--json"]).await.ok().json(0), json!([]));
+    let shown = place.run(&["dead", "show", &id, "--json"]).await.ok().json(0);
+    assert!(shown["errors"][0]["message"].as_str().unwrap().contains("127.0.0.1"), "{shown}");
+    place.run(&["dead", "redrive", &id]).await.ok();
+    place.run(&["jobs", "status", &id]).await.ok();
+    // It dies again, and is given up.
+    worker.await_get("/metrics", 200, r#"outcome="dead",queue="fetch"} 2"#).await;
+    place.run(&["dead", "discard", &id]).await.ok();
+    assert_eq!(place.run(&["jobs", "status", &id, "--json"]).await.ok().json(0)["state"], "discarded");
+    place.run(&["dead", "redrive", &id]).await.fails(3, "there is no dead job");
+}
+
+#[tokio::test]
+async fn each_role_serves_metrics_and_says_when_a_store_is_away() {
+    let mut place = Place::migrated().await;
+    place.set("WINDROW_API__OPEN", "true");
+    for name in ["worker", "scheduler", "api"] {
+        let mut role = place.start(name).await;
+        assert_eq!(role.get("/healthz").await.0, 200);
+        role.await_get("/readyz", 200, r#""ready":true"#).await;
+        role.await_get("/metrics", 200, "windrow_").await;
+        place.redis.stop().unwrap();
+        role.await_get("/readyz", 503, r#""redis":{"ok":false,"reason":"does not answer: "#).await;
+        assert_eq!(role.get("/healthz").await.0, 200, "{name} waits, it does not end");
+        place.redis.restart().unwrap();
+        role.await_get("/readyz", 200, r#""ready":true"#).await;
+        role.terminate();
+        assert_eq!(role.ended().await.code(), Some(0), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_a_role_at_once() {
+    let mut place = Place::migrated().await;
+    place.set("WINDROW_API__OPEN", "true");
+    let mut api = place.start("api").await;
+    // A request in flight, which the soft stop waits for.
+    let mut stream = tokio::net::TcpStream::connect(&api.address).await.unwrap();
+    let head = "POST /api/v1/jobs HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\nexpect: 100-continue\r\ncontent-length: 9\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut asked = [0; 12];
+    stream.read_exact(&mut asked).await.unwrap();
+    assert_eq!(&asked, b"HTTP/1.1 100");
+    api.terminate();
+    let refused = async { while tokio::net::TcpStream::connect(&api.address).await.is_ok() {} };
+    tokio::time::timeout(std::time::Duration::from_secs(30), refused).await.expect("the first signal was not heard");
+    api.terminate();
+    assert_eq!(api.ended().await.code(), Some(130));
+}
