@@ -108,10 +108,17 @@ pub async fn run(config: Config, deps: Deps, shutdown: Shutdown) -> anyhow::Resu
     let pg = || database.clone();
     tasks.start(relay::Relay::new(config.relay, pg(), store.clone(), metrics.clone(), wake));
     tasks.start(promoter::Promoter::new(pg(), store.clone(), queues.clone(), metrics.clone()));
-    tasks.start(gauges::Gauges::new(config.gauges, pg(), store.clone(), queues, queue_metrics, metrics.clone()));
+    tasks.start(gauges::Gauges::new(
+        config.gauges,
+        pg(),
+        store.clone(),
+        queues.clone(),
+        queue_metrics,
+        metrics.clone(),
+    ));
     tasks.start(pruner::Pruner::new(config.pruner, pg(), metrics.clone()));
     tasks.start(vacuum::Vacuum::new(config.vacuum, pg()));
-    tasks.start(reconciler::Reconciler::new(config.reconciler, pg(), store, metrics.clone()));
+    tasks.start(reconciler::Reconciler::new(config.reconciler, pg(), store, queues, metrics.clone()));
     let cron = cron::Cron::new(config.cron, pg(), catalog.clone(), metrics);
     if let Some(schedules) = schedules {
         let part = tasks.health.part("schedules");

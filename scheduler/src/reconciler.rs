@@ -1,12 +1,16 @@
 //! Puts back into Redis what the journal holds and Redis has lost.
 //!
-//! The age sweep: rows that are live, due for over a minute and unknown to Redis are put back into the outbox, with their
-//! generation as it is, so that a job which turns up after all is not run twice. It goes through the journal by id, a batch at
-//! a time, and then rests.
+//! A sweep goes through the journal by id, a batch at a time: rows that are live, due for over a minute and unknown to Redis
+//! are put back into the outbox, with their generation as it is, so that a job which turns up after all is not run twice.
+//!
+//! A Redis that was restarted may have come back without its last seconds, or with nothing. Its `run_id` tells: it differs
+//! from the one in `redis_watch`, and a sweep begins at once that asks about every live row, however young. Only when it is
+//! through is the new `run_id` written, so that a scheduler which dies in the middle leaves the work to the next.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use sqlx::{FromRow, PgPool};
+use tokio::time::Instant;
 use uuid::Uuid;
 use windrow_queue::{JobId, Member, QueueName, store::Store};
 
@@ -17,6 +21,13 @@ use crate::{
 
 /// Rows that one batch asks Redis about.
 const BATCH: i64 = 500;
+
+/// How often a restarted Redis is looked for.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// How long, and how often in a row, a full sweep waits for the relay; a queue that takes nothing is left for later then.
+const WAIT: Duration = Duration::from_millis(200);
+const MAX_WAITS: u32 = 100;
 
 /// Rows of one queue in the outbox, from which on the sweep leaves that queue for later.
 const BACKLOG: i64 = 10_000;
@@ -62,8 +73,14 @@ pub struct Reconciler {
     database: PgPool,
     store: Store,
     metrics: Metrics,
+    queues: Vec<QueueName>,
     /// Where the sweep is.
     after: Uuid,
+    /// The `run_id` that this sweep is about, when it asks about every row.
+    full: Option<String>,
+    rests_until: Instant,
+    /// How often in a row it has waited for the relay.
+    waits: u32,
 }
 
 #[derive(FromRow)]
@@ -77,8 +94,57 @@ struct Live {
 impl Reconciler {
     /// Puts it together.
     #[must_use]
-    pub const fn new(config: Config, database: PgPool, store: Store, metrics: Metrics) -> Self {
-        Self { config, database, store, metrics, after: Uuid::nil() }
+    pub fn new(config: Config, database: PgPool, store: Store, queues: Vec<QueueName>, metrics: Metrics) -> Self {
+        Self {
+            config,
+            database,
+            store,
+            metrics,
+            queues,
+            after: Uuid::nil(),
+            full: None,
+            rests_until: Instant::now(),
+            waits: 0,
+        }
+    }
+
+    /// Begins a full sweep if Redis is not the one that was last swept for.
+    async fn notice_restart(&mut self) -> anyhow::Result<()> {
+        let server = self.store.server().await?;
+        if server.loading || self.full.as_deref() == Some(&*server.run_id) {
+            return Ok(());
+        }
+        let names: Vec<&str> = self.queues.iter().map(QueueName::as_str).collect();
+        let (known, same): (i64, i64) = sqlx::query_as(
+            "SELECT count(*) FILTER (WHERE run_id IS NOT NULL), count(*) FILTER (WHERE run_id = $2)
+             FROM redis_watch WHERE queue = ANY ($1)",
+        )
+        .bind(&names)
+        .bind(&server.run_id)
+        .fetch_one(&self.database)
+        .await?;
+        if usize::try_from(same)? == names.len() {
+            return Ok(());
+        }
+        if known > 0 {
+            tracing::warn!("Redis was restarted: every journaled job is asked for");
+        }
+        self.full = Some(server.run_id);
+        self.after = Uuid::nil();
+        Ok(())
+    }
+
+    /// The full sweep is through: what it was about is known now.
+    async fn finish_full(&self, run_id: &str) -> Result<(), sqlx::Error> {
+        sqlx::query(
+            "INSERT INTO redis_watch (queue, run_id) SELECT queue, $2 FROM unnest($1::text[]) AS queue ORDER BY queue
+             ON CONFLICT (queue) DO UPDATE SET run_id = excluded.run_id",
+        )
+        .bind(self.queues.iter().map(QueueName::as_str).collect::<Vec<_>>())
+        .bind(run_id)
+        .execute(&self.database)
+        .await?;
+        Ok(())
     }
 
     /// Whether so much of a queue waits to be relayed that telling what is lost from what is on its way costs too much. What
@@ -129,14 +195,20 @@ impl Service for Reconciler {
     const NAME: &'static str = "reconciler";
 
     async fn run_once(&mut self) -> anyhow::Result<Done> {
+        self.notice_restart().await?;
+        if self.full.is_none() && self.after.is_nil() && Instant::now() < self.rests_until {
+            return Ok(Done::new([], Pace::After(LOOK)));
+        }
         let rows: Vec<Live> = sqlx::query_as(
             "SELECT j.id, j.gen, j.queue FROM job_journal j
-             WHERE j.id > $1 AND j.state = 'live' AND greatest(j.run_at, j.enqueued_at) < now() - make_interval(secs => $3)
+             WHERE j.id > $1 AND j.state = 'live'
+               AND ($4 OR greatest(j.run_at, j.enqueued_at) < now() - make_interval(secs => $3))
              ORDER BY j.id LIMIT $2",
         )
         .bind(self.after)
         .bind(BATCH)
         .bind(self.config.age.as_secs_f64())
+        .bind(self.full.is_some())
         .fetch_all(&self.database)
         .await?;
         let mut put_back = 0;
@@ -149,15 +221,30 @@ impl Service for Reconciler {
         }
         for (queue, members) in &queues {
             if self.is_backlogged(queue).await? {
+                if self.full.is_some() && self.waits < MAX_WAITS {
+                    // The relay is behind with what this sweep gave it: let it work that off, then ask for these rows again.
+                    self.waits += 1;
+                    return Ok(Done::new([("put back", put_back)], Pace::Sharp(WAIT)));
+                }
                 continue;
             }
+            self.waits = 0;
             put_back += self.put_back(queue, members).await?;
         }
         self.metrics.tidy("put_back", put_back);
-        let last = rows.last().map(|row| row.id);
-        let full = i64::try_from(rows.len()).is_ok_and(|rows| rows == BATCH);
-        self.after = last.filter(|_| full).unwrap_or(Uuid::nil());
-        let pace = if full { Pace::Sharp(Duration::from_millis(50)) } else { Pace::After(self.config.period) };
+        let more = i64::try_from(rows.len()).is_ok_and(|rows| rows == BATCH);
+        self.after = rows.last().map(|row| row.id).filter(|_| more).unwrap_or(Uuid::nil());
+        if let Some(run_id) = self.full.take_if(|_| !more) {
+            self.finish_full(&run_id).await?;
+        }
+        let pace = match (more, self.full.is_some()) {
+            (true, true) => Pace::Again,
+            (true, false) => Pace::Sharp(Duration::from_millis(50)),
+            (false, _) => {
+                self.rests_until = Instant::now() + self.config.period;
+                Pace::After(LOOK)
+            }
+        };
         Ok(Done::new([("put back", put_back)], pace))
     }
 }
