@@ -471,6 +471,10 @@ fn what_the_crates_themselves_answer() {
     let list = Cron::from_str("30 1,13 * * *").unwrap();
     let twice: Vec<_> = list.iter_after(november).take(3).map(|fire| fire.format("%d %H:%M").to_string()).collect();
     assert_eq!(twice, ["01 13:30", "02 01:30", "02 01:30"], "croner runs a list of hours once now");
+    let minutes = Cron::from_str("0,15 2 * * *").unwrap();
+    let march = zone.with_ymd_and_hms(2025, 3, 9, 0, 0, 0).unwrap();
+    let first = minutes.find_next_occurrence(&march, false).unwrap();
+    assert_eq!(first, zone.with_ymd_and_hms(2025, 3, 10, 2, 0, 0).unwrap(), "croner runs a list in a gap now");
     let apia = chrono_tz::Pacific::Apia.with_ymd_and_hms(2011, 12, 29, 13, 0, 0).unwrap();
     let noon = Cron::from_str("0 12 * * *").unwrap();
     assert!(noon.find_next_occurrence(&apia, false).is_err(), "croner finds its way over a missing day now");
