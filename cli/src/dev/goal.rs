@@ -23,9 +23,9 @@ pub(super) fn missing(figures: &Figures) -> Vec<String> {
         }
     }
     let payments = &figures.payments;
-    want(payments.due == 0, format!("{} payments have due dates that are not posted", payments.due));
-    want(payments.failed == 0, format!("{} payments failed", payments.failed));
-    want(figures.jobs.dead == 0, format!("{} jobs are dead", figures.jobs.dead));
+    want(payments.due == 0, format!("payments with due dates that are not posted: {}", payments.due));
+    want(payments.failed == 0, format!("failed payments: {}", payments.failed));
+    want(figures.jobs.dead == 0, format!("dead jobs: {}", figures.jobs.dead));
     missing
 }
 
@@ -101,8 +101,8 @@ mod tests {
             (|figures| figures.vacancies.stored = 4, "3 of 4 vacancies"),
             (|figures| figures.import = None, "import has not begun"),
             (|figures| figures.import = Some(Import { bytes_total: 9, ..Import::default() }), "0 of 9 bytes"),
-            (|figures| figures.payments.due = 2, "2 payments have due dates"),
-            (|figures| figures.payments.failed = 1, "1 payments failed"),
+            (|figures| figures.payments.due = 2, "not posted: 2"),
+            (|figures| figures.payments.failed = 1, "failed payments: 1"),
             (|figures| *figures = Figures::default(), "no vacancy"),
         ];
         for (spoil, words) in breaks {
@@ -118,7 +118,7 @@ mod tests {
         let mut figures = done();
         figures.jobs.dead = 1;
         figures.jobs.standing = 2;
-        assert!(!is_over(&figures) && missing(&figures) == ["1 jobs are dead"]);
+        assert!(!is_over(&figures) && missing(&figures) == ["dead jobs: 1"]);
         figures.jobs.standing = 0;
         assert!(is_over(&figures));
     }

@@ -43,7 +43,7 @@ use self::{
     screen::Screen,
     servers::Servers,
 };
-use crate::{context::Context, exit::Failure, kinds, log, output, signal};
+use crate::{context::Context, kinds, log, output, signal};
 
 /// What the sample sources, and those of a developer, are served from.
 const LOOPBACK: [&str; 2] = ["127.0.0.0/8", "::1/128"];
@@ -179,8 +179,8 @@ impl Dev {
         self.screen.show(&[]);
         if self.args.once {
             self.screen.line(&report.table());
-            output::line(&report.json().to_string())?;
-            return lacking.map_or(Ok(()), |words| Err(Failure::timed_out(words)));
+            output::line(&serde_json::to_string(&report.summary())?)?;
+            return lacking.map_or(Ok(()), |words| Err(anyhow::Error::msg(words)));
         }
         output::line(&report.table())?;
         if let Some(words) = lacking {

@@ -34,19 +34,22 @@ impl Platform {
         let registry = Registry::new();
         let metrics = QueueMetrics::new(&registry);
         let process = Process { registry, metrics, health: Health::default(), shutdown };
-        let (store, database) = (context.store()?, context.database()?);
+        let store = context.store()?;
+        // A pool for each role, as it has one of its own elsewhere; what `dev` itself asks shares the API's.
+        let (worker_database, scheduler_database, database) =
+            (context.database()?, context.database()?, context.database()?);
         probe::watch(store.clone(), database.clone(), &process.health, &process.shutdown);
 
         let worker = windrow_worker::Deps {
             store: store.clone(),
-            database: context.database()?,
-            handlers: kinds::handlers(settings, &context.database()?, &process.registry)?,
+            handlers: kinds::handlers(settings, &worker_database, &process.registry)?,
+            database: worker_database,
             metrics: process.metrics.clone(),
             health: process.health.clone(),
         };
         let scheduler = windrow_scheduler::Deps {
             store: store.clone(),
-            database: context.database()?,
+            database: scheduler_database,
             direct: context.direct_database()?,
             catalog: kinds::catalog(),
             schedules: Some(schedules),
@@ -56,7 +59,7 @@ impl Platform {
         };
         let api = windrow_api::Deps {
             store: store.clone(),
-            database: context.database()?,
+            database: database.clone(),
             catalog: kinds::catalog(),
             metrics: process.metrics.clone(),
             registry: process.registry.clone(),

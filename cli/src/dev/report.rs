@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
 use rust_decimal::Decimal;
-use serde_json::{Value, json};
+use serde::Serialize;
 use sqlx::FromRow;
 use windrow_jobs::payments::{LedgerReport, verify_ledger};
 
@@ -28,6 +28,39 @@ struct Currency {
     currency: String,
     debits: Decimal,
     credits: Decimal,
+}
+
+/// The last line of `windrow dev --once`. Fields are added, never renamed: programs read it.
+#[derive(Debug, Serialize)]
+pub(super) struct Summary {
+    sources: i64,
+    sources_fetched: i64,
+    /// Items in the sources' documents: new, updated, duplicates and skipped.
+    fetched: i64,
+    inserted: i64,
+    updated: i64,
+    duplicates: i64,
+    skipped: i64,
+    /// Answers 304.
+    not_modified: i64,
+    /// Stored, by this run or before.
+    vacancies: i64,
+    scored: i64,
+    /// How many have the score 1, 2, … 10.
+    scores: [i64; 10],
+    /// Rows of the sample file: imported, known already and rejected.
+    imported: i64,
+    import_duplicates: i64,
+    rejected: i64,
+    posted: i64,
+    /// Payments with a due date that is not posted.
+    due: i64,
+    failed: i64,
+    /// Transactions and accounts that are out of balance.
+    unbalanced: i64,
+    retried: u64,
+    dead: u64,
+    elapsed_s: f64,
 }
 
 impl Report {
@@ -54,33 +87,33 @@ impl Report {
         self.ledger.unbalanced + self.ledger.drifting + self.ledger.unmatched
     }
 
-    /// One object, in a line.
-    pub(super) fn json(&self) -> Value {
+    /// For programs.
+    pub(super) fn summary(&self) -> Summary {
         let Figures { sources, vacancies, payments, jobs, .. } = &self.figures;
         let import = self.figures.import.unwrap_or_default();
-        json!({
-            "sources": sources.sources,
-            "sources_fetched": sources.reached,
-            "fetched": sources.fetched,
-            "inserted": sources.inserted,
-            "updated": sources.updated,
-            "duplicates": sources.duplicates,
-            "skipped": sources.skipped,
-            "not_modified": sources.not_modified,
-            "vacancies": vacancies.stored,
-            "scored": vacancies.scored(),
-            "scores": vacancies.scores,
-            "imported": import.imported,
-            "import_duplicates": import.duplicates,
-            "rejected": import.rejected,
-            "posted": payments.posted,
-            "due": payments.due,
-            "failed": payments.failed,
-            "unbalanced": self.unbalanced(),
-            "retried": jobs.retried,
-            "dead": jobs.dead,
-            "elapsed_s": (self.elapsed.as_secs_f64() * 1000.0).round() / 1000.0,
-        })
+        Summary {
+            sources: sources.sources,
+            sources_fetched: sources.reached,
+            fetched: sources.fetched,
+            inserted: sources.inserted,
+            updated: sources.updated,
+            duplicates: sources.duplicates,
+            skipped: sources.skipped,
+            not_modified: sources.not_modified,
+            vacancies: vacancies.stored,
+            scored: vacancies.scored(),
+            scores: vacancies.scores,
+            imported: import.imported,
+            import_duplicates: import.duplicates,
+            rejected: import.rejected,
+            posted: payments.posted,
+            due: payments.due,
+            failed: payments.failed,
+            unbalanced: self.unbalanced(),
+            retried: jobs.retried,
+            dead: jobs.dead,
+            elapsed_s: (self.elapsed.as_secs_f64() * 1000.0).round() / 1000.0,
+        }
     }
 
     /// A table.

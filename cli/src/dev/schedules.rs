@@ -42,6 +42,11 @@ pub(super) async fn read(
         };
         schedules.list.push(Definition::check(declared, &kinds::catalog())?);
     }
+    put_in_force(database, schedules).await
+}
+
+/// Sees to it that these are the ones that count.
+async fn put_in_force(database: &PgPool, mut schedules: Schedules) -> anyhow::Result<Schedules> {
     refuse_foreign(database, &schedules).await?;
     let in_force: i64 = sqlx::query_scalar("SELECT generation FROM schedule_config").fetch_one(database).await?;
     schedules.generation = schedules.generation.max(in_force);
@@ -63,5 +68,35 @@ async fn refuse_foreign(database: &PgPool, schedules: &Schedules) -> anyhow::Res
             "the database has a schedule {name:?} that is not in the file of schedules: starting here would remove it. Use \
              another database, or name the file that it comes from (scheduler.schedules)"
         ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use windrow_queue::database::{self, Config};
+    use windrow_scheduler::schedule::reconcile;
+
+    use super::*;
+
+    async fn migrated() -> PgPool {
+        let url = tokio::task::spawn_blocking(|| windrow_devserver::fresh_database().unwrap()).await.unwrap();
+        let pool = database::pool(&Config { url, ..Config::default() }).unwrap();
+        database::migrate(&pool).await.unwrap();
+        pool
+    }
+
+    #[tokio::test]
+    async fn the_built_in_schedules_win_over_an_older_start_of_theirs_and_never_over_somebody_elses() {
+        let (database, catalog) = (migrated().await, kinds::catalog());
+        let built_in = || Schedules::parse("built in", BUILT_IN, &catalog).unwrap();
+        reconcile(&database, &Schedules { generation: 7, ..built_in() }, &catalog).await.unwrap();
+        assert_eq!(put_in_force(&database, built_in()).await.unwrap().generation, 7);
+
+        let own = "[[schedule]]\nname = \"of-mine\"\nkind = \"payment.post_due\"\nevery = \"1h\"\n";
+        let own = Schedules { generation: 8, ..Schedules::parse("mine", own, &catalog).unwrap() };
+        reconcile(&database, &own, &catalog).await.unwrap();
+        let error = put_in_force(&database, built_in()).await.unwrap_err().to_string();
+        assert!(error.contains("\"of-mine\"") && error.contains("another database"), "{error}");
     }
 }

@@ -3,6 +3,7 @@
 use std::{path::Path, time::Duration};
 
 use anyhow::Context as _;
+use sqlx::{Connection as _, PgConnection};
 use url::Url;
 use windrow_devserver::{Error, PostgresOptions, PostgresServer, RedisOptions, RedisServer};
 use windrow_queue::database;
@@ -11,6 +12,9 @@ use super::screen::Screen;
 use crate::{context::Context, exit::Failure};
 
 const DATABASE: &str = "windrow";
+
+/// How long a server that runs already may take to answer.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What was started here. Ends when it is dropped, and when this process ends, however it does.
 #[derive(Debug)]
@@ -97,11 +101,23 @@ async fn start<S: Send + 'static>(
 
 /// Brings the schema up to date, and sees that both servers answer.
 pub(super) async fn prepare(context: &Context) -> anyhow::Result<()> {
-    let store = context.store()?;
-    let answered = tokio::time::timeout(Duration::from_secs(5), store.ping()).await;
-    answered
-        .map_err(|_| Failure::timed_out("Redis has not answered for 5 s: is its address right, and reachable?"))??;
-    database::migrate(&context.database()?).await.context("the schema cannot be brought up to date")
+    let settings = &context.loaded.settings;
+    let (store, database) = (context.store()?, context.database()?);
+    let redis = format!("the Redis at {}", place(&settings.redis.url));
+    in_time(&redis, store.ping()).await?;
+    let postgres = format!("the Postgres at {}", place(&settings.database.url));
+    // Not through the pool, whose error after its own patience has no cause.
+    in_time(&postgres, PgConnection::connect(&settings.database.url)).await?.close().await?;
+    database::migrate(&database).await.with_context(|| format!("the schema of {postgres} cannot be brought up to date"))
+}
+
+async fn in_time<T, E>(server: &str, answer: impl Future<Output = Result<T, E>>) -> anyhow::Result<T>
+where
+    E: std::error::Error + Send + Sync + 'static,
+{
+    let answered = tokio::time::timeout(PATIENCE, answer).await;
+    let answer = answered.map_err(|_| Failure::timed_out(format!("{server} has not answered for {PATIENCE:?}")))?;
+    answer.with_context(|| format!("{server} cannot be used"))
 }
 
 /// Host, port and path of an address; no user, password or options.

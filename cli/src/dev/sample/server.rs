@@ -65,19 +65,22 @@ impl SampleServer {
 }
 
 fn router(today: DateTime<Utc>) -> Router {
-    // The feed repeats three vacancies of the board: found twice, kept once.
-    let feed = [vacancies(100..115, today), vacancies(4..7, today)].concat();
+    // The archive repeats three vacancies of the board: found twice, kept once.
+    let archive = [vacancies(200..230, today), vacancies(4..7, today)].concat();
     let flaky =
         Flaky { document: Document::json(&document::flat(&vacancies(400..414, today))), was_asked: Arc::default() };
     Router::new()
         .merge(scorer::router())
         .merge(fixed("/board.json", Document::json(&document::board(&vacancies(0..44, today)))))
-        .merge(fixed("/jobs.rss", Document::new("application/rss+xml; charset=utf-8", document::rss(&feed))))
+        .merge(fixed(
+            "/jobs.rss",
+            Document::new("application/rss+xml; charset=utf-8", document::rss(&vacancies(100..115, today))),
+        ))
         .merge(fixed(
             "/jobs.atom",
             Document::new("application/atom+xml; charset=utf-8", document::atom(&vacancies(300..321, today))),
         ))
-        .route("/paged.json", get(paged).with_state(vacancies(200..233, today).into()))
+        .route("/paged.json", get(paged).with_state(archive.into()))
         .route("/flaky.json", get(flaky_once).with_state(flaky))
 }
 
