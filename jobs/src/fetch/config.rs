@@ -8,6 +8,10 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
+    /// Time for all pages of a source together. Less than the two minutes that an attempt has, so that a source which is slow
+    /// page after page fails with its own error. Default `100s`.
+    #[serde(with = "humantime_serde")]
+    pub timeout: Duration,
     /// Pages of one source, at most; a source may set fewer. Default 10.
     pub max_pages: u32,
     /// Items of one fetch, at most; what is beyond is left for the next time it is nearer the front. Default 5000.
@@ -26,6 +30,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
+            timeout: Duration::from_secs(100),
             max_pages: 10,
             max_items: 5000,
             max_text_bytes: 32 * 1024 * 1024,

@@ -59,6 +59,13 @@ impl Downloader {
     pub(super) async fn download(&self, source: &Source) -> Result<Download, FetchError> {
         let start = Url::parse(&source.url)
             .map_err(|error| OutwardError::InvalidUrl { reason: format!("the stored URL is broken: {error}") })?;
+        let limit = self.config.timeout;
+        tokio::time::timeout(limit, self.pages(source, &start)).await.unwrap_or_else(|_| {
+            Err(OutwardError::Timeout { origin: start.origin().ascii_serialization(), limit }.into())
+        })
+    }
+
+    async fn pages(&self, source: &Source, start: &Url) -> Result<Download, FetchError> {
         let paging = source.paging.as_ref().map(|paging| &paging.0);
         let reading = reading(source)?;
         let wanted = paging.map_or(Some(1), Paging::max_pages).unwrap_or(u32::MAX);
@@ -68,7 +75,7 @@ impl Downloader {
         let mut urls = HashSet::new();
         let mut pages = HashSet::new();
         let mut text_bytes = 0;
-        let mut next = Some(first_page(&start, paging));
+        let mut next = Some(first_page(start, paging));
         let mut number = 0;
         while let Some(url) = next.take() {
             if !pages.insert(url.clone()) {
@@ -78,7 +85,7 @@ impl Downloader {
                 fetched.is_cut = paging.is_some();
                 break;
             }
-            let response = self.client.send(request(source, &url, &start, number == 0)).await?;
+            let response = self.client.send(request(source, &url, start, number == 0)).await?;
             self.metrics.pages.inc();
             if response.is_not_modified() {
                 return Ok(Download::NotModified);
@@ -118,7 +125,7 @@ impl Downloader {
                 }
                 Some(Paging::PageNumber { .. }) if found == 0 || new == 0 => None,
                 Some(Paging::PageNumber { parameter, first, .. }) => {
-                    Some(with_parameter(&start, parameter, first.saturating_add(number)))
+                    Some(with_parameter(start, parameter, first.saturating_add(number)))
                 }
             };
         }

@@ -5,6 +5,8 @@ use std::time::Duration;
 use url::Url;
 use windrow_queue::{Decision, JobError};
 
+/// The shortest delay after a `Retry-After`: a server that says "at once" is not asked in a tight loop.
+const MIN_RETRY_AFTER: Duration = Duration::from_secs(1);
 /// The longest `Retry-After` that is honoured; a server that names more is asked again after this.
 pub const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
 
@@ -170,7 +172,7 @@ impl OutwardError {
             | Self::Redirects { .. }
             | Self::Redirect { .. } => Decision::Bury,
             Self::Status { code: 429 | 503, retry_after: Some(delay), .. } => {
-                Decision::RetryAfter((*delay).min(MAX_RETRY_AFTER))
+                Decision::RetryAfter((*delay).clamp(MIN_RETRY_AFTER, MAX_RETRY_AFTER))
             }
             Self::Status { code: 408 | 425 | 429, .. } => Decision::Retry,
             Self::Status { code, .. } if *code < 500 => Decision::Bury,
@@ -219,6 +221,7 @@ mod tests {
     fn retry_after_is_honoured_up_to_an_hour_and_only_with_429_and_503() {
         assert_eq!(status(429, Some(90)), Decision::RetryAfter(Duration::from_secs(90)));
         assert_eq!(status(503, Some(86_400)), Decision::RetryAfter(MAX_RETRY_AFTER));
+        assert_eq!(status(429, Some(0)), Decision::RetryAfter(MIN_RETRY_AFTER));
         assert_eq!(status(500, Some(90)), Decision::Retry);
         assert_eq!(status(404, Some(90)), Decision::Bury);
     }

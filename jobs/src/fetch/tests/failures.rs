@@ -10,8 +10,11 @@ use axum::{
 };
 use windrow_queue::Decision;
 
-use super::{BOARD, Bench, Config, Format, Site, client_with, spec};
-use crate::testing::{self, count, serve_raw};
+use super::{BOARD, Bench, Config, Format, Site, client_with, items, spec};
+use crate::{
+    fetch::Paging,
+    testing::{self, count, serve_raw},
+};
 
 #[tokio::test]
 async fn every_failure_has_its_class_and_decision_and_is_noted_at_the_source() {
@@ -95,6 +98,21 @@ async fn a_source_that_hangs_does_not_hold_up_another() {
         () = bench.fetch(well) => {}
     }
     assert_eq!(bench.vacancies().await, 3);
+}
+
+#[tokio::test]
+async fn a_source_that_is_slow_page_after_page_is_left_within_the_limit_of_a_fetch() {
+    let bench =
+        Bench::with(client_with(|_| {}), Config { timeout: Duration::from_millis(300), ..Config::default() }).await;
+    let router = Router::new().fallback(|uri: axum::http::Uri| async move {
+        if uri.query() == Some("page=1") { items(0..2).to_string() } else { std::future::pending().await }
+    });
+    let mut spec = spec("board", Format::Json, &testing::serve(router).await);
+    spec.paging = Some(Paging::PageNumber { parameter: "page".to_owned(), first: 1, max_pages: None });
+    let source = bench.source(&spec).await;
+    let error = bench.run(source).await.unwrap_err();
+    assert_eq!((error.class(), error.decision()), ("timeout", Decision::Retry));
+    assert_eq!(bench.vacancies().await, 0);
 }
 
 #[tokio::test]
