@@ -20,7 +20,7 @@ mod layer;
 pub mod ops;
 mod problem;
 pub mod server;
-mod trace;
+pub mod trace;
 
 use std::sync::Arc;
 

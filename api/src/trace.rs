@@ -3,12 +3,12 @@
 use rand::{Rng, RngExt};
 
 /// The header's name.
-pub(crate) const TRACEPARENT: &str = "traceparent";
+pub const TRACEPARENT: &str = "traceparent";
 
 /// The given trace context as version 00, or a new one where there is none or it is not valid (the specification says to
 /// start afresh then, not to refuse).
 #[must_use]
-pub(crate) fn continue_or_start(given: Option<&str>, random: &mut impl Rng) -> String {
+pub fn continue_or_start(given: Option<&str>, random: &mut impl Rng) -> String {
     given.and_then(parse).unwrap_or_else(|| start(random))
 }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
-use crate::{api_key, dead, dev, exit, import, job, payment, project, source, tenant, vacancy};
+use crate::{api_key, dead, dev, exit, import, job, payment, project, schedule, source, tenant, vacancy};
 
 /// Background jobs in Redis and Postgres: scheduler, workers, API and operations in one program.
 #[derive(Debug, Parser)]
@@ -41,6 +41,9 @@ pub(crate) enum Command {
     /// Dead jobs: look at them, run them again, discard them.
     #[command(subcommand)]
     Dead(dead::DeadCommand),
+    /// What happens by the clock: look, pause, resume, trigger.
+    #[command(subcommand)]
+    Schedules(schedule::ScheduleCommand),
     /// Whom the work is done for.
     #[command(subcommand)]
     Tenants(tenant::TenantCommand),

@@ -72,7 +72,7 @@ pub(crate) async fn run(context: &Context, args: ImportArgs) -> anyhow::Result<(
     };
     let job = NewJob::new(&wanted)?.tenant(Tenant::new(project.tenant)?);
     let id = job.id;
-    job::send(context, &args.wait.plan(job, true), &args.wait).await?;
+    job::send(context, args.wait.plan(job, true), &args.wait).await?;
     if args.wait.is_asked() { summary(context, id).await } else { Ok(()) }
 }
 

@@ -9,6 +9,7 @@ use serde_json::value::RawValue;
 use windrow_api::{
     find::{JobView, find},
     intake::{Accepted, JobRequest, Plan, submit},
+    trace,
 };
 use windrow_queue::{Band, JobId, NewJob, QueueName, Tenant};
 
@@ -159,7 +160,7 @@ async fn enqueue(context: &Context, args: EnqueueArgs) -> anyhow::Result<()> {
             option => format!("--{option}: {detail}"),
         })
     })?;
-    send(context, &plan, &args.wait).await
+    send(context, plan, &args.wait).await
 }
 
 /// JSON as given, or from the file behind `@`.
@@ -180,8 +181,12 @@ pub(crate) fn read_json(given: &str) -> anyhow::Result<Box<RawValue>> {
 }
 
 /// Enqueues, says so, and waits if asked to.
-pub(crate) async fn send(context: &Context, plan: &Plan, wait: &WaitArgs) -> anyhow::Result<()> {
-    let accepted = submit(&context.store()?, &context.database()?, plan).await?;
+///
+/// The job goes on with the trace in `TRACEPARENT`, where programs that trace their children put it, or starts one.
+pub(crate) async fn send(context: &Context, mut plan: Plan, wait: &WaitArgs) -> anyhow::Result<()> {
+    let given = std::env::var("TRACEPARENT").ok();
+    plan.job.traceparent = Some(trace::continue_or_start(given.as_deref(), &mut rand::rng()));
+    let accepted = submit(&context.store()?, &context.database()?, &plan).await?;
     if !wait.wait {
         return context.output.show(&accepted, || words(&accepted));
     }

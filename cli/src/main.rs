@@ -16,6 +16,7 @@ mod payment;
 mod probe;
 mod project;
 mod role;
+mod schedule;
 mod settings;
 mod signal;
 mod source;
@@ -67,6 +68,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
         Command::Check => check::run(&context).await,
         Command::Jobs(command) => Box::pin(job::run(&context, command)).await,
         Command::Dead(command) => dead::run(&context, command).await,
+        Command::Schedules(command) => schedule::run(&context, command).await,
         Command::Tenants(command) => tenant::run(&context, command).await,
         Command::Sources(command) => Box::pin(source::run(&context, command)).await,
         Command::Vacancies(command) => vacancy::run(&context, command).await,

@@ -2,8 +2,12 @@
 
 use std::io::{self, Write};
 
-use comfy_table::{ContentArrangement, Table, presets::UTF8_HORIZONTAL_ONLY};
+use comfy_table::{ContentArrangement, LineStyle, Table, TableStyle};
+use rustix::termios::tcgetwinsize;
 use serde::Serialize;
+
+/// A line below the header, and no other.
+const STYLE: TableStyle = TableStyle::new().header_separator(LineStyle::none().fill('─').junction('─'));
 
 /// Where results go, and in which form.
 #[derive(Clone, Copy, Debug)]
@@ -48,7 +52,11 @@ impl Output {
 
 fn table<const N: usize>(header: [&str; N], rows: impl Iterator<Item = [String; N]>) -> String {
     let mut table = Table::new();
-    table.load_style(UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
+    table.load_style(STYLE).set_content_arrangement(ContentArrangement::Dynamic);
+    // As wide as the terminal; as wide as it takes where there is none.
+    if let Ok(size) = tcgetwinsize(io::stdout()) {
+        table.set_width(size.ws_col.max(60));
+    }
     if header.iter().any(|name| !name.is_empty()) {
         table.set_header(header);
     }
@@ -57,7 +65,7 @@ fn table<const N: usize>(header: [&str; N], rows: impl Iterator<Item = [String; 
 }
 
 /// Text from outside must not steer the terminal.
-fn printable(text: &str) -> String {
+pub(crate) fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect()
 }
 

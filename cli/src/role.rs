@@ -6,7 +6,7 @@ use prometheus::Registry;
 use tokio::task::JoinHandle;
 use windrow_api::{Limits, Listener, ops};
 use windrow_queue::{health::Health, metrics::QueueMetrics, shutdown::Shutdown};
-use windrow_scheduler::schedule::Schedules;
+use windrow_scheduler::schedule::{FileError, Schedules};
 
 use crate::{
     context::Context,
@@ -127,7 +127,16 @@ pub(crate) fn schedules(loaded: &Loaded) -> anyhow::Result<Option<Schedules>> {
         return Ok(None);
     }
     let schedules = Schedules::load(path, &kinds::catalog());
-    Ok(Some(schedules.map_err(|error| loaded.refuse("scheduler.schedules", error.to_string()))?))
+    let refuse = |error: FileError| {
+        let advice = match error {
+            FileError::Unreadable { .. } => {
+                "; name the file that holds the schedules, or none to leave those in the database"
+            }
+            _ => "",
+        };
+        loaded.refuse("scheduler.schedules", format!("{error}{advice}"))
+    };
+    Ok(Some(schedules.map_err(refuse)?))
 }
 
 /// `windrow api`.

@@ -93,7 +93,7 @@ pub(crate) async fn run(context: &Context, command: SourceCommand) -> anyhow::Re
                 }
                 None => wait.plan(NewJob::new(&FetchAll {})?, false),
             };
-            job::send(context, &plan, &wait).await
+            job::send(context, plan, &wait).await
         }
     }
 }

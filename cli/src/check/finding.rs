@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+use crate::output::printable;
+
 /// How bad it is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -14,7 +16,7 @@ pub(crate) enum Level {
 }
 
 impl Level {
-    pub(crate) const fn word(self) -> &'static str {
+    const fn word(self) -> &'static str {
         match self {
             Self::Ok => "ok",
             Self::Warning => "warning",
@@ -33,6 +35,12 @@ pub(crate) struct Finding {
 }
 
 impl Finding {
+    /// A line with what was found, and one with what to do.
+    pub(crate) fn words(&self) -> String {
+        let found = format!("{:<8} {:<10} {}", self.level.word(), self.part, printable(&self.found));
+        self.advice.as_ref().map_or(found.clone(), |advice| format!("{found}\n{:<19} -> {advice}", ""))
+    }
+
     pub(crate) fn ok(part: &'static str, found: impl Into<String>) -> Self {
         Self { part, level: Level::Ok, found: found.into(), advice: None }
     }

@@ -38,10 +38,7 @@ pub(crate) fn unreadable(output: Output, error: &SettingError) -> anyhow::Result
 }
 
 fn report(output: Output, findings: &[Finding]) -> anyhow::Result<()> {
-    output.list(findings, ["", "part", "found", "what to do"], |finding| {
-        let Finding { part, level, found, advice } = finding;
-        [level.word().to_owned(), (*part).to_owned(), found.clone(), advice.clone().unwrap_or_default()]
-    })?;
+    output.show(&findings, || findings.iter().map(Finding::words).collect::<Vec<_>>().join("\n"))?;
     let errors = findings.iter().filter(|finding| finding.level == Level::Error).count();
     anyhow::ensure!(errors == 0, "{errors} of {} findings are errors", findings.len());
     Ok(())
@@ -61,7 +58,7 @@ fn settings(loaded: &Loaded) -> Vec<Finding> {
         findings.push(Finding::warning(
             "api",
             error.to_string(),
-            "until then `windrow api` does not start; the other roles do",
+            "`windrow api` does not start without; the other roles do",
         ));
     }
     findings.push(match role::schedules(loaded) {

@@ -6,6 +6,7 @@
 mod deserialize;
 mod entry;
 mod error;
+mod range;
 mod scheduler;
 #[cfg(test)]
 mod tests;
@@ -18,13 +19,14 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
+use windrow_queue::QueueName;
 
 pub(crate) use error::{Origin, SettingError};
 pub(crate) use variable::variable_of;
 
 use entry::Entry;
 
-use crate::log;
+use crate::{kinds, log};
 
 /// Where a file is looked for when none is named.
 const PLACES: [&str; 2] = ["config/windrow.toml", "/etc/windrow/windrow.toml"];
@@ -118,8 +120,16 @@ impl Loaded {
             let message = format!("{error}: expected an address with its port, such as 127.0.0.1:9464");
             faults.push(self.refuse("worker.listen", message));
         }
-        if database.max_connections == 0 {
-            faults.push(self.refuse("database.max_connections", "must be more than zero"));
+        faults.extend(range::faults(&self.settings).into_iter().map(|(name, expected)| self.refuse(name, expected)));
+        for (queue, jobs) in &worker.queues {
+            let name = format!("worker.queues.{queue}");
+            let known = kinds::catalog().queues();
+            if !known.contains(queue) {
+                let known: Vec<&str> = known.iter().map(QueueName::as_str).collect();
+                faults.push(self.refuse(&name, format!("is no queue of a known kind; those are {}", known.join(", "))));
+            } else if !(1..=windrow_worker::MAX_CONCURRENCY).contains(jobs) {
+                faults.push(self.refuse(&name, format!("must be 1 to {}", windrow_worker::MAX_CONCURRENCY)));
+            }
         }
         if let Err(reason) = scheduler.services().validate() {
             // Its first word is the key.

@@ -229,13 +229,20 @@ fn what_is_missing_or_cannot_stand_is_named_with_what_to_do() {
         ("[worker]\nlisten = 'here'", "worker.listen (windrow.toml, line 6): "),
         ("[scheduler.relay]\nbatch = 0", "scheduler.relay.batch (windrow.toml, line 6): "),
         ("[scheduler.cron]\nidle = '2m'", "scheduler.cron.idle (windrow.toml, line 6): "),
+        ("max_connections = 0", "database.max_connections (windrow.toml, line 5): must be 1 to 1000"),
+        (
+            "[worker.queues]\nnone = 3",
+            "worker.queues.none (windrow.toml, line 6): is no queue of a known kind; those are fetch, import",
+        ),
+        ("[worker.queues]\nfetch = 0", "worker.queues.fetch (windrow.toml, line 6): must be 1 to 1000"),
+        ("[payments]\nbatch = 0", "payments.batch (windrow.toml, line 6): must be 1 to 10000"),
+        ("[outward]\ntimeout = '0s'", "outward.timeout (windrow.toml, line 6): must be 1ms to 1h"),
+        ("[scoring]\nmax_jobs = -1", "scoring.max_jobs (windrow.toml, line 6): must be 1 to 1000"),
     ];
     for (more, expected) in cases {
         let found = faults(&format!("{good}{more}"));
         assert!(found.len() == 1 && found[0].starts_with(expected), "{more:?} gave {found:?}");
     }
-    let pool = format!("{good}max_connections = 0");
-    assert!(faults(&pool)[0].starts_with("database.max_connections (windrow.toml, line 5): "));
 }
 
 #[test]

@@ -36,6 +36,14 @@ async fn worker_and_scheduler_execute_what_the_command_line_asks_for() {
     assert_eq!(place.run(&["dead", "list", "--tenant", "other", "--json"]).await.ok().json(0), json!([]));
     let shown = place.run(&["dead", "show", &id, "--json"]).await.ok().json(0);
     assert!(shown["errors"][0]["message"].as_str().unwrap().contains("127.0.0.1"), "{shown}");
+    let logged = worker.log_of(&id);
+    let span = &logged.first().expect("a dead job is worth a line")["span"];
+    assert_eq!(
+        (&span["kind"], &span["tenant"], &span["attempt"]),
+        (&json!("vacancy.fetch_source"), &json!("acme"), &json!(1)),
+        "{logged:?}"
+    );
+    assert_eq!(span["trace_id"].as_str().map(str::len), Some(32), "{logged:?}");
     place.run(&["dead", "redrive", &id]).await.ok();
     place.run(&["jobs", "status", &id]).await.ok();
     // It dies again, and is given up.
@@ -81,4 +89,30 @@ async fn a_second_signal_ends_a_role_at_once() {
     tokio::time::timeout(std::time::Duration::from_secs(30), refused).await.expect("the first signal was not heard");
     api.terminate();
     assert_eq!(api.ended().await.code(), Some(130));
+}
+
+#[tokio::test]
+async fn schedules_of_the_file_are_in_force_and_can_be_paused_and_triggered() {
+    let mut place = Place::migrated().await;
+    place.write("schedules.toml", "[[schedule]]\nname = \"yearly\"\nkind = \"payment.post_due\"\ncron = \"@yearly\"\n");
+    place.set("WINDROW_SCHEDULER__SCHEDULES", "schedules.toml");
+    let scheduler = place.start("scheduler").await;
+    scheduler.await_get("/readyz", 200, r#""schedules":{"ok":true}"#).await;
+    let listed = place.run(&["schedules", "list", "--json"]).await.ok().json(0);
+    assert_eq!((&listed[0]["name"], &listed[0]["state"]), (&json!("yearly"), &json!("active")), "{listed}");
+    assert!(place.run(&["schedules", "next", "yearly", "--times", "2"]).await.ok().stdout.contains("-01-01 00:00:00"));
+    place.run(&["schedules", "pause", "yearly"]).await.ok();
+    assert_eq!(place.run(&["schedules", "list", "--json"]).await.ok().json(0)[0]["state"], "paused");
+    place.run(&["schedules", "resume", "yearly"]).await.ok();
+    let job = place.run(&["schedules", "trigger", "yearly", "--json"]).await.ok().json(0);
+    let status = place.run(&["jobs", "status", job[0].as_str().unwrap(), "--json"]).await.ok().json(0);
+    assert_eq!(status["kind"], "payment.post_due");
+    assert_eq!(place.run(&["schedules", "fires", "yearly", "--json"]).await.ok().json(0), json!([]));
+    place.run(&["schedules", "pause", "none"]).await.fails(3, "there is no schedule");
+
+    place.write("schedules.toml", "[[schedule]]\nname = \"bad\"\nkind = \"payment.post_due\"\ncron = \"never\"\n");
+    place.run(&["scheduler"]).await.fails(
+        2,
+        "scheduler.schedules (WINDROW_SCHEDULER__SCHEDULES in the environment): schedules.toml: schedule \"bad\": cron",
+    );
 }

@@ -2,6 +2,7 @@
 
 use std::{
     process::{ExitStatus, Stdio},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -118,9 +119,15 @@ impl Place {
         let mut child = self.command(&[role]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
         let address = timeout(PATIENCE, find_address(&mut log)).await.expect("the role does not listen");
+        let seen: Arc<Mutex<Vec<Value>>> = Arc::default();
+        let lines = Arc::clone(&seen);
         // A full pipe would stop the role.
-        tokio::spawn(async move { while let Ok(Some(_)) = log.next_line().await {} });
-        Role { child, address }
+        tokio::spawn(async move {
+            while let Ok(Some(line)) = log.next_line().await {
+                lines.lock().unwrap().push(serde_json::from_str(&line).unwrap_or(Value::String(line)));
+            }
+        });
+        Role { child, address, log: seen }
     }
 }
 
@@ -140,9 +147,15 @@ async fn find_address(log: &mut Lines<BufReader<ChildStderr>>) -> String {
 pub(crate) struct Role {
     child: Child,
     pub(crate) address: String,
+    log: Arc<Mutex<Vec<Value>>>,
 }
 
 impl Role {
+    /// The lines of its log so far that are about a job.
+    pub(crate) fn log_of(&self, job: &str) -> Vec<Value> {
+        self.log.lock().unwrap().iter().filter(|line| line.to_string().contains(job)).cloned().collect()
+    }
+
     /// SIGTERM.
     pub(crate) fn terminate(&self) {
         let pid = rustix::process::Pid::from_raw(self.child.id().unwrap().cast_signed()).unwrap();
