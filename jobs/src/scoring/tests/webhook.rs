@@ -97,7 +97,8 @@ async fn any_other_answer_is_refused_counted_and_changes_nothing() {
 #[tokio::test]
 async fn a_webhook_that_fails_is_retried_or_not_and_its_address_stays_secret() {
     let after = Decision::RetryAfter(Duration::from_secs(9));
-    let answers: [(fn() -> Response, &str, Decision); 7] = [
+    type Case = (fn() -> Response, &'static str, Decision);
+    let answers: [Case; 7] = [
         (|| StatusCode::INTERNAL_SERVER_ERROR.into_response(), "http_5xx", Decision::Retry),
         (|| (StatusCode::SERVICE_UNAVAILABLE, [("retry-after", "9")]).into_response(), "http_5xx", after),
         (|| StatusCode::UNAUTHORIZED.into_response(), "http_4xx", Decision::Bury),
