@@ -300,3 +300,17 @@ impl From<sqlx::Error> for Problem {
         Self::internal()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn too_much_waiting_and_too_little_memory_are_told_apart() {
+        let full = Problem::from(SubmitError::Refused(Refused::QueueFull));
+        let memory = Problem::from(SubmitError::Refused(Refused::MemoryGate));
+        assert_eq!(full.status(), StatusCode::TOO_MANY_REQUESTS);
+        assert_eq!(memory.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert!(memory.detail().contains("maxmemory"), "{}", memory.detail());
+    }
+}
