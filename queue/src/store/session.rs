@@ -5,7 +5,7 @@
 //! rolled back. The claim number of a job is the `n` of the request that claimed it; it and the session are the fencing
 //! token. After anything that may have lost a request or a reply, [`Session::sync`] comes before anything else.
 
-use std::{fmt, time::Duration};
+use std::{collections::HashSet, fmt, time::Duration};
 
 use chrono::{DateTime, Utc};
 use redis::Value;
@@ -245,12 +245,34 @@ impl Session {
         debug_assert!(outcomes.len() <= MAX_OUTCOMES, "the caller sends bounded batches");
         let mut call = FINISH_CLAIM.call(&self.keys, Some(&self.id.0), self.store.clock());
         call.arg(&self.id.0).arg(n).arg(prev_n).arg(n.to_be_bytes().as_slice()).arg(want).arg(want_bytes);
-        call.arg(QUANTUM).arg(u8::from(journaled_ok)).arg(self.store.config().max_dead).arg(outcomes.len());
-        for outcome in outcomes {
-            push_outcome(&mut call, outcome);
+        // Plain completions go first, in the short form; not if the same job has another outcome beside it, since the
+        // first of two is the one that counts.
+        let is_plain = |outcome: &Applied| matches!(outcome.finish, Finish::Complete { keep: None });
+        let others: HashSet<Member> = outcomes.iter().filter(|o| !is_plain(o)).map(|o| o.member).collect();
+        let plain = |outcome: &Applied| is_plain(outcome) && !others.contains(&outcome.member);
+        let (plains, others): (Vec<usize>, Vec<usize>) = (0..outcomes.len()).partition(|&i| plain(&outcomes[i]));
+        call.arg(QUANTUM).arg(u8::from(journaled_ok)).arg(self.store.config().max_dead);
+        call.arg(plains.len()).arg(others.len());
+        for &i in &plains {
+            call.arg(outcomes[i].member.to_bytes()).arg(outcomes[i].claim_no.to_be_bytes().as_slice());
+        }
+        for &i in &others {
+            push_outcome(&mut call, &outcomes[i]);
         }
         let answer: Vec<Value> = self.requests.run(&FINISH_CLAIM, &call).await?;
-        parse_reply(answer, |rest| parse_claims(n, rest))
+        let mut reply = parse_reply(answer, |rest| parse_claims(n, rest))?;
+        if let Reply::Ok(reply) = &mut reply {
+            // Back into the order of the outcomes.
+            let mut verdicts = vec![Verdict::Already; outcomes.len()];
+            if reply.verdicts.len() != outcomes.len() {
+                return Err(StoreError::Unreadable("an answer to a session"));
+            }
+            for (&i, &verdict) in plains.iter().chain(&others).zip(&reply.verdicts) {
+                verdicts[i] = verdict;
+            }
+            reply.verdicts = verdicts;
+        }
+        Ok(reply)
     }
 
     /// Brings Redis and what really runs here to agreement. See the module's text.

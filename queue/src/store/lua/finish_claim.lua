@@ -1,7 +1,8 @@
 -- Finishes what a session ran and claims what fits, in one round trip.
 -- KEYS 18 s:<sid>, 19 run:<sid>. ARGV 3 sid, 4 n, 5 prev_n, 6 claim_no8 (n again, as 8 bytes), 7 want (1000 at most are
 --   given), 8 want_bytes, 9 quantum (jobs that a lane gives before the next has its turn), 10 1 if journaled jobs may be
---   claimed, 11 cap of dead jobs, 12 number of outcomes (at most 500); then the outcomes as session.lua reads them.
+--   claimed, 11 cap of dead jobs, 12 number of plain completions, 13 number of other outcomes (at most 500 each); then m,
+--   claim_no8 for each plain completion; then the others as session.lua reads them.
 -- Returns { status, now, codes, more, { m, envelope, ... }, { mut or false, ... } }
 --   status OK, GONE (the session is doomed), STALE (a newer request was served), ROLLBACK (Redis lost this session's last)
 --   more   1 if this session could claim more right now
@@ -22,23 +23,32 @@ if stored < prev_n then
   return { 'ROLLBACK', now }
 end
 
-local items, members = read_outcomes(13, at_most(500, 12))
+local plain, claims = {}, {}
+for i = 1, at_most(500, 12) do
+  plain[i], claims[i] = ARGV[12 + 2 * i], ARGV[13 + 2 * i]
+end
+local items, members = read_outcomes(14 + 2 * #plain, at_most(500, 13))
+local plain_entries = #plain > 0 and call('HMGET', RUN, unpack(plain)) or {}
 local entries = #members > 0 and call('HMGET', RUN, unpack(members)) or {}
 
 -- Reads: which lanes give which jobs. Nothing is written before all of it is read.
 local claimed, envelopes, run_values, bytes, skipped = {}, {}, {}, 0, 0
-local fresh = claim_no .. ms6(now)
+local claim = claim_no .. ms6(now)
 
-local function keep(m, envelope, lane, mark)
-  claimed[#claimed + 1] = m
-  envelopes[#envelopes + 1] = envelope
-  run_values[#run_values + 1] = fresh .. string.char(byte(envelope, 14) + mark) .. lane
+local function keep(m, envelope, entry)
+  local i = #claimed + 1
+  claimed[i], envelopes[i], run_values[i] = m, envelope, entry
   bytes = bytes + #envelope
 end
 
 -- A job that was rescued twice runs alone among its kind: at most one in each session, so that only a crash of that one
 -- counts against it. One that this request finishes makes room for the next.
 local suspect_free = not session[2]
+for i = 1, session[2] and #plain or 0 do
+  if plain[i] == session[2] and plain_entries[i] and sub(plain_entries[i], 1, 8) == claims[i] then
+    suspect_free = true
+  end
+end
 for i = 1, #items do
   if items[i].m == session[2] and owned(entries[i], items[i].token) then
     suspect_free = true
@@ -54,7 +64,7 @@ if want > 0 and suspect_free then
       suspects[#suspects + 1] = m
       if envelope then
         suspect = m
-        keep(m, envelope, lane_of(envelope), 128)
+        keep(m, envelope, entry_of(claim, byte(envelope, 14) + 128, lane_of(envelope)))
         want = want - 1
         break
       end
@@ -112,7 +122,14 @@ local function turn_of(v, wanted)
         full = true
         break
       else
-        keep(ms[j], envelope, v.lane, 0)
+        -- The entries of a lane's jobs differ in nothing but their flags.
+        local flags = byte(envelope, 14)
+        local entry = v.entries[flags]
+        if not entry then
+          entry = entry_of(claim, flags, v.lane)
+          v.entries[flags] = entry
+        end
+        keep(ms[j], envelope, entry)
         wanted = wanted - 1
       end
       took = took + 1
@@ -134,7 +151,7 @@ local function visit(band, wanted)
       break
     end
     local key = LANE .. lanes[i]
-    local v = { band = band, lane = lanes[i], key = key, took = 0, rest = call('LLEN', key) }
+    local v = { band = band, lane = lanes[i], key = key, took = 0, rest = call('LLEN', key), entries = {} }
     visits[i] = v
     wanted = turn_of(v, wanted)
   end
@@ -200,7 +217,13 @@ for i = 1, #turns do
 end
 
 -- Behind the trimming of lanes: what goes back to the head of a lane must not be trimmed with what was claimed.
-local codes, given_back = apply(items, entries, now, dead_cap)
+local done = {}
+local codes, given_back = #plain > 0 and complete(plain, claims, plain_entries, done) or '', false
+if #items > 0 then
+  local others
+  others, given_back = apply(items, entries, now, dead_cap, done)
+  codes = codes .. others
+end
 if suspect then
   call('HSET', S, 'suspect', suspect)
 end
@@ -229,8 +252,8 @@ elseif given_back or (suspects_left and suspect) or (more and asked > 0 and (ful
 end
 more = more or given_back or (suspects_left and suspect_free and not suspect and (asked == 0 or #suspects > 0))
 
-local claims = {}
+local answer = {}
 for i = 1, #claimed do
-  claims[2 * i - 1], claims[2 * i] = claimed[i], envelopes[i]
+  answer[2 * i - 1], answer[2 * i] = claimed[i], envelopes[i]
 end
-return { 'OK', now, codes, more and 1 or 0, claims, muts }
+return { 'OK', now, codes, more and 1 or 0, answer, muts }

@@ -9,7 +9,8 @@
 --   lane      band1 \x1f tenant \x1f kind
 --   jobs[m]   enqueued_ms6 ready_ms6 | version1 flags1 lane_length1 reserved1 lane [unique16] rest
 --   mut[m]    attempt4 rescues1 ready_ms6          only for jobs that ran before
---   run[m]    claim_no8 claimed_ms6 flags1 lane
+--   run[m]    claim_no8 claimed_ms6 flags1 lane_length1 lane, and dots up to 65 bytes: beyond 64 Redis keeps a hash as a
+--             table; in the compact form of small hashes each look-up would walk all entries
 --   flags     1 journaled, 2 unique key, 128 (run only) claimed from the suspect lane
 local META, JOBS, MUT, ERR, ACT, SCHED, SESS, UQ = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8]
 local DEAD, DEADREC, TOBURY, SUSPECT, WAKE = KEYS[9], KEYS[10], KEYS[11], KEYS[12], KEYS[13]
@@ -111,7 +112,7 @@ end
 
 -- Forgets a unique key, if it still stands for this job.
 local function free_unique(m, envelope)
-  local digest = unique_of(envelope)
+  local digest = envelope and unique_of(envelope)
   if digest and call('HGET', UQ, digest) == m then
     call('HDEL', UQ, digest)
   end

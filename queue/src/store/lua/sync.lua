@@ -34,7 +34,7 @@ for i = 1, #items, 500 do
       held[m] = nil
     end
   end
-  local applied, back = apply(part, entries, now, dead_cap)
+  local applied, back = apply(part, entries, now, dead_cap, {})
   codes[#codes + 1] = applied
   given_back = given_back or back
 end

@@ -36,7 +36,7 @@ local function rescue(m, entry, back)
     if rescues >= 1 then
       call('RPUSH', SUSPECT, m)
     else
-      add_to(back, sub(entry, 16), m)
+      add_to(back, sub(entry, 17, 16 + byte(entry, 16)), m)
     end
   else
     poisoned = poisoned + 1
