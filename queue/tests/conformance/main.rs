@@ -7,6 +7,7 @@ mod claim;
 mod dead;
 mod enqueue;
 mod finish;
+mod model;
 mod network;
 mod outage;
 mod rescue;
