@@ -15,10 +15,10 @@ use windrow_api::{
 use windrow_queue::{
     Catalog, JobArgs, JobId, Kind, Policy, QueueName, Tenant, database,
     health::Health,
-    journal::{CloseState, close},
+    journal::{CloseState, Closing, close},
     metrics::QueueMetrics,
     shutdown::Shutdown,
-    store::{self, Store},
+    store::{self, AttemptError, Store},
 };
 
 #[derive(Serialize, Deserialize)]
@@ -216,12 +216,24 @@ async fn a_journaled_job_stands_in_the_journal_with_everything_that_was_asked_fo
     assert_eq!((&found.body["state"], &found.body["journaled"]), (&json!("scheduled"), &json!(true)));
 
     let id: JobId = new.id().parse().unwrap();
-    let error =
-        json!([{"attempt": 1, "class": "declined", "message": "no", "at": "2026-01-01T00:00:00Z", "duration": "1s"}]);
-    assert!(close(&api.database, id, 1, CloseState::Dead, "declined: no", None, Some(&error), 1).await.unwrap());
+    let error = AttemptError {
+        attempt: 1,
+        class: "declined".into(),
+        message: "no".into(),
+        at: "2026-01-01T00:00:00Z".parse().unwrap(),
+        ran: Duration::from_secs(1),
+    };
+    let closing = Closing {
+        state: CloseState::Dead,
+        reason: "declined: no",
+        fingerprint: [0; 16],
+        error: Some(&error),
+        attempt: 1,
+    };
+    assert!(close(&api.database, id, 1, &closing).await.unwrap());
     let dead = api.get(&format!("/api/v1/jobs/{id}")).await;
     assert_eq!((&dead.body["state"], &dead.body["reason"]), (&json!("dead"), &json!("declined: no")));
-    assert_eq!(dead.body["attempt"], 1);
+    assert_eq!((&dead.body["attempt"], &dead.body["errors"][0]["class"]), (&json!(1), &json!("declined")));
 }
 
 #[tokio::test]
