@@ -58,7 +58,7 @@ CREATE TABLE recurring_payment (
     debit_account  uuid NOT NULL REFERENCES account (id),
     credit_account uuid NOT NULL REFERENCES account (id),
     -- Without a declared scale, which would round silently: what is too fine is refused.
-    amount         numeric NOT NULL CHECK (amount > 0 AND amount < 1e15 AND min_scale(amount) <= 4),
+    amount         numeric NOT NULL CHECK (amount > 0 AND amount < 1e15 AND scale(amount) <= 4),
     currency       text NOT NULL REFERENCES currency (code),
     description    text NOT NULL CHECK (length(description) BETWEEN 1 AND 500),
     rhythm         text NOT NULL CHECK (rhythm IN ('daily', 'weekly', 'monthly')),
@@ -108,7 +108,7 @@ CREATE TABLE ledger_entry (
     account_id     uuid NOT NULL,
     currency       text NOT NULL,
     -- Debits are positive, credits negative.
-    amount         numeric NOT NULL CHECK (amount <> 0 AND abs(amount) < 1e15 AND min_scale(amount) <= 4),
+    amount         numeric NOT NULL CHECK (amount <> 0 AND abs(amount) < 1e15 AND scale(amount) <= 4),
     PRIMARY KEY (transaction_id, position),
     FOREIGN KEY (account_id, currency) REFERENCES account (id, currency)
 );

@@ -28,6 +28,9 @@ struct RawRow {
 /// Longer fields are cut: what is this long is not a number, and is shown shorter still.
 const LONGEST_FIELD: usize = 512;
 
+/// Text of one batch, in bytes. A batch of real numbers has a tenth of it.
+const MOST_TEXT: usize = 8 * 1024 * 1024;
+
 impl RawBatch {
     pub(super) fn push(&mut self, row: &Row<'_>) {
         let (field, fault): (&[u8], _) = match &row.field {
@@ -40,6 +43,11 @@ impl RawBatch {
 
     pub(super) fn len(&self) -> usize {
         self.rows.len()
+    }
+
+    /// Whether it has its rows, or so much text that it had better be sent.
+    pub(super) fn is_full(&self, rows: usize) -> bool {
+        self.rows.len() >= rows || self.text.len() >= MOST_TEXT
     }
 
     /// Validates the rows on `threads` threads. Blocks. `first`: nothing was rejected before, so the error file needs its header.

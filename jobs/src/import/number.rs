@@ -1,8 +1,7 @@
 //! From what stands in a file to E.164.
 //!
 //! A number in international form that is valid **as it is written** is taken as it is written. Only what is not is given to the
-//! parser of the crate `phonenumber`, which knows national forms, national prefixes in the wrong place (`+49 (0)30 …`), digits
-//! of other scripts and more. The parser is not asked first because it repairs too much: it takes `+7 800 555 35 35` for the
+//! parser of the crate `phonenumber`, which knows national forms, national prefixes in the wrong place (`+49 (0)30 …`) and more. The parser is not asked first because it repairs too much: it takes `+7 800 555 35 35` for the
 //! national prefix 8 and a shorter number and so finds 10 of the metadata's own 1,133 examples invalid; given a default region,
 //! it strips that region's prefix from numbers of other countries (`+39 02 …` with `DE` loses its zero).
 
@@ -144,7 +143,6 @@ mod tests {
             ("+1 876 555 0123", None, "+18765550123 JM"),
             ("+44 7400 123456", None, "+447400123456 GB"),
             ("+44 7911 123456", None, "+447911123456 GG"),
-            ("+٤٩٣٠١٢٣٤٥٦", None, "+4930123456 DE"),
             // An Italian zero belongs to the number, whatever the default region is.
             ("+39 02 36618300", de, "+390236618300 IT"),
             ("0039 02 36618300", de, "+390236618300 IT"),

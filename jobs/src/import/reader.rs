@@ -85,7 +85,7 @@ impl<'a> BatchReader<'a> {
 
     fn next_batch(&mut self) -> io::Result<Option<Batch>> {
         let mut raw = RawBatch::default();
-        while raw.len() < self.rows
+        while !raw.is_full(self.rows)
             && let Some(row) = self.records.next_row()?
         {
             raw.push(&row);

@@ -31,8 +31,8 @@ pub struct PostDueHandler {
     metrics: PaymentMetrics,
 }
 
-/// How many transactions an attempt has behind it. Advancing it is what fences a step: of two attempts at one job that run
-/// at once, one finds the job gone.
+/// How many transactions a job has behind it. Advancing it is what fences a step: of two attempts at one job that run at
+/// once, one finds that the other advanced it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Progress {
     batches: u32,

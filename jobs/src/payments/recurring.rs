@@ -109,7 +109,7 @@ pub async fn create_recurring(
         }
     }
     check_accounts(&mut *connection, new).await?;
-    check_amount(&mut *connection, new).await?;
+    let amount = check_amount(&mut *connection, new).await?;
     let dates = DueDates { rhythm: new.rhythm, start_on: new.start_on, end_on: new.end_on };
     let first = dates
         .on_or_after(new.start_on)
@@ -125,7 +125,7 @@ pub async fn create_recurring(
         .bind(new.tenant.as_str())
         .bind(new.debit_account)
         .bind(new.credit_account)
-        .bind(new.amount)
+        .bind(amount)
         .bind(&new.currency)
         .bind(&new.description)
         .bind(columns.rhythm)
@@ -174,7 +174,8 @@ async fn check_accounts(connection: &mut PgConnection, new: &NewRecurringPayment
     Ok(())
 }
 
-async fn check_amount(connection: &mut PgConnection, new: &NewRecurringPayment) -> Result<(), BookError> {
+/// The amount with exactly the currency's decimals.
+async fn check_amount(connection: &mut PgConnection, new: &NewRecurringPayment) -> Result<Decimal, BookError> {
     if new.amount <= Decimal::ZERO || new.amount >= Decimal::from(1_000_000_000_000_000_i64) {
         return Err(BookError::AmountRange(new.amount));
     }
@@ -188,7 +189,9 @@ async fn check_amount(connection: &mut PgConnection, new: &NewRecurringPayment) 
     if new.amount.normalize().scale() > scale {
         return Err(BookError::TooFine { amount: new.amount, currency: new.currency.clone(), scale });
     }
-    Ok(())
+    let mut amount = new.amount;
+    amount.rescale(scale);
+    Ok(amount)
 }
 
 /// Recurring payments in the order of their ids, of one tenant or of all, in one state or in any, from behind the id given
