@@ -100,7 +100,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
 }
 
 async fn raw(jobs: usize) -> Result<f64> {
-    let redis = RedisServer::start(RedisOptions::default())?;
+    let redis = RedisServer::start(RedisOptions { settings: quiet(), ..RedisOptions::default() })?;
     let mut raw = Raw::connect(&redis.url()).await?;
     raw.fill(jobs, &[b'x'; 150], 500).await?;
     let started = Instant::now();
@@ -110,7 +110,7 @@ async fn raw(jobs: usize) -> Result<f64> {
 }
 
 async fn executed(jobs: usize, aof: bool) -> Result<(f64, u64, u64)> {
-    let redis = RedisServer::start(RedisOptions { aof, ..RedisOptions::default() })?;
+    let redis = RedisServer::start(RedisOptions { aof, settings: quiet(), ..RedisOptions::default() })?;
     let store = Store::new(&StoreConfig { url: redis.url(), ..StoreConfig::default() })?;
     let tenants: Vec<Tenant> = (0..TENANTS).map(|n| Tenant::new(format!("tenant-{n}"))).collect::<Result<_, _>>()?;
     for first in (0..jobs).step_by(5000) {
@@ -138,6 +138,7 @@ async fn executed(jobs: usize, aof: bool) -> Result<(f64, u64, u64)> {
         health: Health::default(),
     };
     let config = WorkerConfig { queues: BTreeMap::from([(Noop::QUEUE, 2 * BATCH)]), ..WorkerConfig::default() };
+    let (mut redis_cpu, mut own_cpu) = (redis_cpu_seconds(&redis).await?, own_cpu_seconds()?);
     let started = Instant::now();
     let worker = tokio::spawn(windrow_worker::run(config, deps, shutdown.clone()));
     while done.load(Ordering::Relaxed) < jobs as u64 && started.elapsed().as_secs() < 300 {
@@ -148,8 +149,13 @@ async fn executed(jobs: usize, aof: bool) -> Result<(f64, u64, u64)> {
         tokio::time::sleep(std::time::Duration::from_millis(1)).await;
     }
     let rate = per_second(jobs, started);
+    redis_cpu = redis_cpu_seconds(&redis).await? - redis_cpu;
+    own_cpu = own_cpu_seconds()? - own_cpu;
     shutdown.stop();
     worker.await??;
+    #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
+    let each = |seconds: f64| seconds * 1e6 / jobs as f64;
+    println!("  a job costs Redis {:.2} us and the worker {:.2} us of processor time", each(redis_cpu), each(own_cpu));
     let lost = runs.iter().filter(|runs| runs.load(Ordering::Relaxed) == 0).count() as u64;
     let duplicated = runs.iter().map(|runs| runs.load(Ordering::Relaxed).saturating_sub(1)).sum();
     Ok((rate, lost, duplicated))
@@ -158,4 +164,25 @@ async fn executed(jobs: usize, aof: bool) -> Result<(f64, u64, u64)> {
 #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
 fn per_second(jobs: usize, since: Instant) -> f64 {
     jobs as f64 / since.elapsed().as_secs_f64()
+}
+
+/// No snapshots: a fork in the middle would be measured too, on both sides, at random.
+fn quiet() -> Vec<(String, String)> {
+    vec![("save".into(), String::new())]
+}
+
+/// Processor time that a Redis has used, which does not depend on what else the machine does.
+async fn redis_cpu_seconds(redis: &RedisServer) -> Result<f64> {
+    let mut connection = redis::Client::open(redis.url())?.get_multiplexed_async_connection().await?;
+    let info: String = redis::cmd("INFO").arg("cpu").query_async(&mut connection).await?;
+    let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<f64>().ok());
+    Ok(field("used_cpu_user:").context("INFO cpu")? + field("used_cpu_sys:").context("INFO cpu")?)
+}
+
+/// Processor time that this process has used.
+fn own_cpu_seconds() -> Result<f64> {
+    // Fields 14 and 15, counted behind the name in parentheses, in ticks of 10 ms (proc_pid_stat(5)).
+    let stat = std::fs::read_to_string("/proc/self/stat")?;
+    let fields: Vec<&str> = stat.rsplit(')').next().context("stat")?.split_whitespace().collect();
+    Ok((fields[11].parse::<f64>()? + fields[12].parse::<f64>()?) / 100.0)
 }

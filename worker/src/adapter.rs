@@ -10,6 +10,7 @@ use std::{
     convert::Infallible,
     future::Future,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -77,7 +78,7 @@ impl BackendConfig for Deliveries {
 /// The innermost service: spawns each job, so that none runs on the task that polls all workers.
 #[derive(Clone)]
 struct Spawn {
-    executor: Executor,
+    executor: Arc<Executor>,
 }
 
 impl Service<Task<Delivery>> for Spawn {
@@ -90,7 +91,7 @@ impl Service<Task<Delivery>> for Spawn {
     }
 
     fn call(&mut self, task: Task<Delivery>) -> Spawned {
-        Spawned(tokio::spawn(self.executor.clone().execute(task.args)))
+        Spawned(tokio::spawn(Arc::clone(&self.executor).execute(task.args)))
     }
 }
 
@@ -118,7 +119,7 @@ impl Drop for Spawned {
 /// When apalis ends by itself, which it should not.
 pub(crate) async fn run(
     queues: Vec<(QueueName, mpsc::Receiver<Delivery>)>,
-    executor: Executor,
+    executor: Arc<Executor>,
     stop: impl Future<Output = ()> + Send,
 ) -> anyhow::Result<()> {
     let mut monitor = Monitor::new();
@@ -126,11 +127,13 @@ pub(crate) async fn run(
         // The factory is called again after a crash of the worker, which none of our parts causes; the receiver is gone
         // then, and the restart ends the process's role with an error instead of an idle worker.
         let rx = std::sync::Mutex::new(Some(rx));
-        let executor = executor.clone();
+        let executor = Arc::clone(&executor);
         monitor = monitor.register(move |_| {
             let rx = rx.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
             let rx = rx.expect("the worker of a queue is built once: neither backend nor service can fail");
-            WorkerBuilder::new(queue.as_str()).backend(Deliveries { rx }).build(Spawn { executor: executor.clone() })
+            WorkerBuilder::new(queue.as_str())
+                .backend(Deliveries { rx })
+                .build(Spawn { executor: Arc::clone(&executor) })
         });
     }
     let signal = async {

@@ -56,8 +56,7 @@ impl std::fmt::Debug for Delivery {
     }
 }
 
-/// Executes deliveries. Cheap to clone.
-#[derive(Clone)]
+/// Executes deliveries. One a process, shared by all jobs.
 pub(crate) struct Executor {
     pub(crate) database: PgPool,
     pub(crate) metrics: QueueMetrics,
@@ -78,7 +77,7 @@ struct Attempt {
 }
 
 impl Executor {
-    pub(crate) async fn execute(self, delivery: Delivery) {
+    pub(crate) async fn execute(self: Arc<Self>, delivery: Delivery) {
         let info = delivery.handler.info();
         let span = tracing::info_span!(
             "job",
@@ -91,13 +90,12 @@ impl Executor {
         self.execute_in_span(delivery).instrument(span).await;
     }
 
-    async fn execute_in_span(self, delivery: Delivery) {
+    async fn execute_in_span(&self, delivery: Delivery) {
         let info = delivery.handler.info().clone();
         let labels = [info.queue.as_str(), info.kind.as_str()];
-        self.metrics.wait.with_label_values(&labels).observe(delivery.waited.as_secs_f64());
+        let metrics = delivery.handler.metrics(&self.metrics);
+        metrics.wait.observe(delivery.waited.as_secs_f64());
         let control = Arc::clone(delivery.lease.control());
-        // The handler's own token: a timeout cancels the attempt without touching what the hub says about the lease.
-        let cancel = control.cancel.child_token();
         let ctx = JobContext::new(ContextParts {
             member: delivery.lease.member(),
             kind: info.kind.clone(),
@@ -108,7 +106,7 @@ impl Executor {
             fire: delivery.fire,
             traceparent: delivery.traceparent,
             checkpoint: delivery.checkpoint,
-            cancel: cancel.clone(),
+            cancel: control.cancel.clone(),
             database: self.database.clone(),
         });
 
@@ -118,7 +116,7 @@ impl Executor {
         let result = tokio::select! {
             result = &mut handler => Some(result),
             () = sleep(delivery.policy.timeout) => {
-                cancel.cancel();
+                control.cancel.cancel();
                 // What was finished within the wind-down counts; an error then is the timeout's.
                 timeout(WIND_DOWN, &mut handler).await.ok().filter(|result| matches!(result, Ok(Ok(_))))
             }
@@ -126,7 +124,7 @@ impl Executor {
         };
         drop(handler);
         let ran = started.elapsed();
-        self.metrics.duration.with_label_values(&labels).observe(ran.as_secs_f64());
+        metrics.duration.observe(ran.as_secs_f64());
 
         let result = match (control.reason(), result) {
             // Redis has given the job to somebody else: nothing that happened here counts.
@@ -158,7 +156,10 @@ impl Executor {
             self.metrics.failed.with_label_values(&[labels[0], labels[1], error.class()]).inc();
         }
         let Decided { outcome, finish } = self.decide(&attempt, result).await;
-        self.metrics.finished.with_label_values(&[labels[0], labels[1], outcome]).inc();
+        match outcome {
+            "complete" => metrics.complete.inc(),
+            outcome => self.metrics.finished.with_label_values(&[labels[0], labels[1], outcome]).inc(),
+        }
         attempt.lease.finish(finish);
     }
 

@@ -1,10 +1,16 @@
 //! Which handler executes which kind.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{Arc, OnceLock},
+};
 
 use futures::{FutureExt, future::BoxFuture};
+use prometheus::{Histogram, IntCounter};
 use serde_json::value::RawValue;
-use windrow_queue::{Catalog, Handler, JobArgs, JobContext, JobError, JobResult, Kind, KindInfo};
+use windrow_queue::{
+    Catalog, Handler, JobArgs, JobContext, JobError, JobResult, Kind, KindInfo, metrics::QueueMetrics,
+};
 
 /// A handler without its type.
 trait AnyHandler: Send + Sync {
@@ -32,15 +38,38 @@ impl<H: Handler> AnyHandler for Typed<H> {
 
 /// The handler of one kind. Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct KindHandler(Arc<dyn AnyHandler>);
+pub(crate) struct KindHandler {
+    handler: Arc<dyn AnyHandler>,
+    metrics: Arc<OnceLock<KindMetrics>>,
+}
+
+/// The metrics that every job of a kind touches, looked up once.
+pub(crate) struct KindMetrics {
+    pub(crate) wait: Histogram,
+    pub(crate) duration: Histogram,
+    pub(crate) complete: IntCounter,
+}
 
 impl KindHandler {
     pub(crate) fn info(&self) -> &KindInfo {
-        self.0.info()
+        self.handler.info()
+    }
+
+    /// The kind's own metrics, of the registry with which it is first asked for.
+    pub(crate) fn metrics(&self, metrics: &QueueMetrics) -> &KindMetrics {
+        self.metrics.get_or_init(|| {
+            let info = self.info();
+            let labels = [info.queue.as_str(), info.kind.as_str()];
+            KindMetrics {
+                wait: metrics.wait.with_label_values(&labels),
+                duration: metrics.duration.with_label_values(&labels),
+                complete: metrics.finished.with_label_values(&[labels[0], labels[1], "complete"]),
+            }
+        })
     }
 
     pub(crate) fn run(&self, ctx: JobContext, args: &RawValue) -> BoxFuture<'static, JobResult> {
-        Arc::clone(&self.0).run(ctx, args)
+        Arc::clone(&self.handler).run(ctx, args)
     }
 }
 
@@ -69,7 +98,8 @@ impl Registry {
     /// When the kind has one already: a programming error.
     #[must_use]
     pub fn with<H: Handler>(mut self, handler: H) -> Self {
-        let handler = KindHandler(Arc::new(Typed { handler, info: KindInfo::of::<H::Args>() }));
+        let handler = Arc::new(Typed { handler, info: KindInfo::of::<H::Args>() });
+        let handler = KindHandler { handler, metrics: Arc::default() };
         let kind = <H::Args as JobArgs>::KIND;
         assert!(self.handlers.insert(kind.clone(), handler).is_none(), "kind {kind} has two handlers");
         self

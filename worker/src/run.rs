@@ -81,12 +81,12 @@ pub async fn run(config: Config, deps: Deps, shutdown: Shutdown) -> anyhow::Resu
             info: info.clone(),
         }));
     }
-    let executor = Executor {
+    let executor = Arc::new(Executor {
         completer: Completer::start(deps.database.clone()),
         database: deps.database,
         metrics: deps.metrics,
         clock,
-    };
+    });
     let mut drained = start_lease_thread(hubs, shutdown.clone())?;
     let mut ended = Ok(());
     let until_drained = async {
