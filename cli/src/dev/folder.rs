@@ -10,7 +10,7 @@ use super::phones;
 /// The sample file's name.
 pub(super) const PHONES: &str = "phones.csv";
 
-/// A folder, removed at the end unless one was given.
+/// A folder, removed at the end unless its data are kept.
 #[derive(Debug)]
 pub(super) struct Folder {
     path: PathBuf,
@@ -18,11 +18,11 @@ pub(super) struct Folder {
 }
 
 impl Folder {
-    /// Makes it, and writes the sample file into it.
-    pub(super) fn prepare(data: Option<&Path>) -> anyhow::Result<Self> {
-        let folder = match data {
-            Some(data) => {
-                let path = data.join("files");
+    /// Makes it below `base`, or else as a temporary one, and writes the sample file into it.
+    pub(super) fn prepare(base: Option<&Path>) -> anyhow::Result<Self> {
+        let folder = match base {
+            Some(base) => {
+                let path = base.join("files");
                 std::fs::create_dir_all(&path).with_context(|| format!("cannot create {}", path.display()))?;
                 Self { path, _temporary: None }
             }

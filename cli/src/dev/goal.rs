@@ -79,6 +79,8 @@ mod tests {
     use super::*;
     use crate::dev::figures::{Import, Sources, Vacancies};
 
+    type Spoil = fn(&mut Figures);
+
     fn done() -> Figures {
         Figures {
             sources: Sources { sources: 6, reached: 6, ..Sources::default() },
@@ -96,7 +98,7 @@ mod tests {
 
     #[test]
     fn each_thing_that_is_not_done_is_named_and_keeps_it_going() {
-        let breaks: [(fn(&mut Figures), &str); 7] = [
+        let breaks: [(Spoil, &str); 7] = [
             (|figures| figures.sources.reached = 5, "5 of 6 sources"),
             (|figures| figures.vacancies.stored = 4, "3 of 4 vacancies"),
             (|figures| figures.import = None, "import has not begun"),

@@ -20,7 +20,7 @@ impl fmt::Display for Guide<'_> {
         writeln!(f, "  API        {}", jobs_url(*api))?;
         writeln!(f, "  metrics    http://{api}/metrics")?;
         writeln!(f, "  readiness  http://{api}/readyz")?;
-        writeln!(f, "  files      {}\n", folder.display())?;
+        writeln!(f, "  files      {} (imports are read from here)\n", folder.display())?;
         writeln!(f, "Enqueue a job:\n")?;
         writeln!(f, "  curl -s {} \\", jobs_url(*api))?;
         writeln!(f, "    -H 'Authorization: Bearer {key}' \\")?;

@@ -12,6 +12,7 @@ mod figures;
 mod folder;
 mod goal;
 mod guide;
+mod log;
 mod phones;
 mod platform;
 mod progress;
@@ -43,7 +44,7 @@ use self::{
     screen::Screen,
     servers::Servers,
 };
-use crate::{context::Context, kinds, log, output, signal};
+use crate::{context::Context, kinds, output, signal};
 
 /// What the sample sources, and those of a developer, are served from.
 const LOOPBACK: [&str; 2] = ["127.0.0.0/8", "::1/128"];
@@ -56,15 +57,15 @@ const IDLE_POLL: Duration = Duration::from_secs(1);
 pub(crate) async fn run(mut context: Context, args: DevArgs) -> anyhow::Result<()> {
     let started = Instant::now();
     let screen = Screen::new();
-    start_log(&context, &args, &screen)?;
+    log::start(&context.loaded, args.verbose, &screen)?;
     let extra = args.sources()?;
     let shutdown = Shutdown::new();
     signal::watch(shutdown.clone())?;
 
-    let folder = Folder::prepare(args.data.as_deref())?;
-    adjust(&mut context, &args, &folder);
     screen.line("starting servers");
     let servers = Servers::start(&mut context, args.data.as_deref(), &screen).await?;
+    let folder = Folder::prepare(args.data.as_deref().or(servers.folder()))?;
+    adjust(&mut context, &args, &folder);
     let dev = Dev { context, args, screen, started, shutdown };
     let ended =
         if dev.shutdown.soft.is_cancelled() { dev.interrupted() } else { dev.with(&servers, &extra, &folder).await };
@@ -79,20 +80,10 @@ fn adjust(context: &mut Context, args: &DevArgs, folder: &Folder) {
     settings.api.listen = args.listen;
     settings.import.directory = folder.path().to_owned();
     settings.import.error_directory = folder.path().to_owned();
-    settings.outward.allow_networks.extend(LOOPBACK.iter().filter_map(|network| network.parse::<IpNet>().ok()));
-}
-
-/// Logs go above the block that is redrawn; without --verbose they are warnings and errors.
-fn start_log(context: &Context, args: &DevArgs, screen: &Screen) -> anyhow::Result<()> {
-    let mut config = context.loaded.settings.log.clone();
-    if !args.verbose && config.level == log::Config::default().level {
-        config.level = "warn".into();
-    }
-    let filter =
-        config.filter().map_err(|error| context.loaded.refuse("log.level", format!("is no filter: {error}")))?;
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(screen.clone()).with_target(false);
-    let started = lines.with_ansi(screen.is_terminal()).compact().try_init();
-    started.map_err(|error| anyhow::anyhow!("logging does not start: {error}"))
+    settings
+        .outward
+        .allow_networks
+        .extend(LOOPBACK.iter().map(|network| network.parse::<IpNet>().expect("it is a network")));
 }
 
 struct Dev {

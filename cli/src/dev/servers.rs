@@ -69,6 +69,11 @@ impl Servers {
         redis.into_iter().chain(postgres).collect()
     }
 
+    /// A folder that is removed with the servers, even if this process is killed.
+    pub(super) fn folder(&self) -> Option<&Path> {
+        self.redis.as_ref().map(RedisServer::dir)
+    }
+
     /// Whether the database was started here and is removed afterwards.
     pub(super) fn is_database_private(&self) -> bool {
         self.postgres.is_some()
