@@ -70,7 +70,11 @@ impl Service for Promoter {
         {
             return Err(anyhow::Error::new(error).context(format!("queue {queue}")));
         }
-        let pace = if more { Pace::Again } else { Pace::After(pause.max(Duration::from_millis(1))) };
+        let pace = match pause {
+            _ if more => Pace::Again,
+            PERIOD => Pace::After(PERIOD),
+            due => Pace::Sharp(due.max(Duration::from_millis(1))),
+        };
         // Promotion is what happens all the time; only what was lost is worth a line.
         let counts = [("rescued", rescued), ("poisoned", poisoned), ("buried", buried)];
         Ok(Done { degraded, ..Done::new(counts, pace) })

@@ -10,6 +10,9 @@ use windrow_queue::{health::HealthPart, shutdown::Shutdown};
 
 use crate::metrics::Metrics;
 
+/// A service that does something all the time says so in one line this often; one that seldom does, at once.
+const LINE_EVERY: Duration = Duration::from_secs(5);
+
 /// When a service wants to be called again.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Pace {
@@ -36,6 +39,16 @@ impl Done {
     /// A batch with these counts.
     pub fn new(counts: impl IntoIterator<Item = (&'static str, u64)>, pace: Pace) -> Self {
         Self { counts: counts.into_iter().filter(|(_, count)| *count > 0).collect(), pace, degraded: None }
+    }
+
+    /// Adds what another batch did.
+    fn add(&mut self, other: &Self) {
+        for (name, count) in &other.counts {
+            match self.counts.iter_mut().find(|(known, _)| known == name) {
+                Some((_, sum)) => *sum += count,
+                None => self.counts.push((name, *count)),
+            }
+        }
     }
 
     /// Whether anything was done.
@@ -96,6 +109,7 @@ async fn run_loop<S: Service>(service: &mut S, metrics: &Metrics, health: &Healt
     let name = S::NAME;
     let mut delays = backoff();
     let mut failures = 0_u32;
+    let mut unsaid = Unsaid { done: Done::new([], Pace::Again), said: None };
     while !shutdown.soft.is_cancelled() {
         let started = Instant::now();
         let result = AssertUnwindSafe(service.run_once()).catch_unwind().await;
@@ -113,9 +127,7 @@ async fn run_loop<S: Service>(service: &mut S, metrics: &Metrics, health: &Healt
                     Some(reason) => health.failing(reason.clone()),
                     None => health.ok(),
                 }
-                if !done.is_empty() {
-                    tracing::info!(service = name, "{done}");
-                }
+                unsaid.add(name, &done);
                 match done.pace {
                     Pace::Again => {
                         tokio::task::yield_now().await;
@@ -136,6 +148,30 @@ async fn run_loop<S: Service>(service: &mut S, metrics: &Metrics, health: &Healt
         tokio::select! {
             () = shutdown.soft.cancelled() => {}
             () = service.wait(pause) => {}
+        }
+    }
+    unsaid.say(name);
+}
+
+/// What was done since the last line in the log.
+struct Unsaid {
+    done: Done,
+    said: Option<Instant>,
+}
+
+impl Unsaid {
+    fn add(&mut self, name: &str, done: &Done) {
+        self.done.add(done);
+        if self.said.is_none_or(|said| said.elapsed() >= LINE_EVERY) {
+            self.say(name);
+        }
+    }
+
+    fn say(&mut self, name: &str) {
+        if !self.done.is_empty() {
+            tracing::info!(service = name, "{}", self.done);
+            self.done.counts.clear();
+            self.said = Some(Instant::now());
         }
     }
 }

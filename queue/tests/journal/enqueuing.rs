@@ -55,25 +55,32 @@ async fn a_unique_key_is_free_again_when_its_job_completes_and_is_scoped_by_tena
     assert!(enqueue(&pool, &[note("d").unique("k")]).await[0].is_created());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn producers_with_the_same_unique_keys_in_any_order_never_deadlock() {
     let pool = database().await;
-    let producers = (0..6_u32).map(|producer| {
-        let pool = pool.clone();
-        tokio::spawn(async move {
-            let mut jobs: Vec<_> = (0..200).map(|key| note("x").unique(&key.to_string())).collect();
-            jobs.rotate_left(producer as usize * 33);
+    let mut created = 0;
+    for round in 0..10 {
+        // All transactions are open before the first of them enqueues, so that they really meet.
+        let mut open = Vec::new();
+        for _ in 0..4 {
+            open.push(pool.begin().await.unwrap());
+        }
+        let producers = open.into_iter().enumerate().map(|(producer, mut tx)| {
+            let mut jobs: Vec<_> = (0..800).map(|key| note("x").unique(&format!("{round}.{key}"))).collect();
             if producer % 2 == 1 {
                 jobs.reverse();
             }
-            enqueue(&pool, &jobs).await.iter().filter(|answer| answer.is_created()).count()
-        })
-    });
-    let mut created = 0;
-    for producer in producers.collect::<Vec<_>>() {
-        created += producer.await.unwrap();
+            tokio::spawn(async move {
+                let answers = journal::enqueue_in(&mut tx, &jobs).await.unwrap();
+                tx.commit().await.unwrap();
+                answers.iter().filter(|answer| answer.is_created()).count()
+            })
+        });
+        for producer in producers.collect::<Vec<_>>() {
+            created += producer.await.unwrap();
+        }
     }
-    assert_eq!(created, 200);
+    assert_eq!(created, 8000);
 }
 
 #[tokio::test]
