@@ -155,22 +155,6 @@ async fn five_hundred_outcomes_of_every_sort_fit_into_one_request() {
 }
 
 #[tokio::test]
-async fn a_request_that_cannot_be_read_changes_nothing() {
-    let rig = Rig::new().await;
-    rig.put_many(1).await;
-    let mut worker = rig.worker().await;
-    let claim = worker.claim(1).await.pop().unwrap();
-    let many: Vec<_> = (0..501).map(|_| outcome(&claim, Finish::Release)).collect();
-    let n = worker.next_n();
-    let release = std::panic::AssertUnwindSafe(worker.session.finish_claim(n, n - 1, 1, PLENTY, true, &many));
-    let answer = futures::FutureExt::catch_unwind(release).await;
-    assert!(answer.is_err() || answer.unwrap().is_err(), "more outcomes than a request may have");
-    assert!(matches!(rig.place(claim.member).await, Some(Place::Running { .. })));
-    worker.n -= 1;
-    worker.complete(&[claim]).await;
-}
-
-#[tokio::test]
 async fn a_kept_result_can_be_asked_for() {
     let rig = Rig::new().await;
     let members = rig.put_many(2).await;

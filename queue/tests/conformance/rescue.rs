@@ -266,6 +266,24 @@ async fn a_session_runs_one_suspect_at_a_time() {
 }
 
 #[tokio::test]
+async fn a_suspect_given_back_for_another_is_no_reason_to_ask_again() {
+    let rig = Rig::new().await;
+    rig.put_many(2).await;
+    rig.tick().await;
+    for _ in 0..2 {
+        assert_eq!(rig.worker().await.claim(2).await.len(), 2);
+        rig.lapse(&[]).await;
+    }
+    let mut worker = rig.worker().await;
+    let first = worker.claim(2).await.pop().unwrap();
+    let reply = worker.serve(2, &[outcome(&first, Finish::Release)]).await;
+    assert_eq!((reply.claims.len(), reply.more), (1, false));
+    assert_eq!(rig.place(first.member).await, Some(Place::Suspect));
+    let reply = worker.serve(0, &[outcome(&reply.claims[0], Finish::Release)]).await;
+    assert!(reply.more, "now it could have one");
+}
+
+#[tokio::test]
 async fn a_suspect_that_comes_to_an_outcome_is_suspect_no_more() {
     let rig = Rig::new().await;
     let member = one_suspect(&rig).await;

@@ -218,10 +218,10 @@ end
 
 -- Behind the trimming of lanes: what goes back to the head of a lane must not be trimmed with what was claimed.
 local done = {}
-local codes, given_back = #plain > 0 and complete(plain, claims, plain_entries, done) or '', false
+local codes, back, suspect_back = #plain > 0 and complete(plain, claims, plain_entries, done) or '', false, false
 if #items > 0 then
   local others
-  others, given_back = apply(items, entries, now, dead_cap, done)
+  others, back, suspect_back = apply(items, entries, now, dead_cap, done)
   codes = codes .. others
 end
 if suspect then
@@ -247,10 +247,17 @@ for band = 0, 3 do
 end
 if not left then
   call('DEL', WAKE)
-elseif given_back or (suspects_left and suspect) or (more and asked > 0 and (full or #claimed + skipped >= asked)) then
+elseif
+  back
+  or suspect_back
+  or (suspects_left and suspect)
+  or (more and asked > 0 and (full or #claimed + skipped >= asked))
+then
   wake()
 end
-more = more or given_back or (suspects_left and suspect_free and not suspect and (asked == 0 or #suspects > 0))
+-- Suspects that were passed over are journaled ones, which it may not have.
+local passed_over = asked > 0 and #suspects == 0 and not suspect_back
+more = more or back or (suspects_left and suspect_free and not suspect and not passed_over)
 
 local answer = {}
 for i = 1, #claimed do

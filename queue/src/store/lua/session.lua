@@ -95,8 +95,8 @@ local function give_back(lanes, suspects)
   end
 end
 
--- Applies at most 500 outcomes, of which those in `done` were applied before. Returns their codes, and whether any job is
--- ready again.
+-- Applies at most 500 outcomes, of which those in `done` were applied before. Returns their codes, whether any job
+-- is in its lane again, and whether a suspect is among the suspects again.
 local function apply(items, entries, now, dead_cap, done)
   local codes, drop, over, lanes, suspects, tail = {}, {}, {}, {}, {}, {}
   local suspect = call('HGET', S, 'suspect')
@@ -152,5 +152,5 @@ local function apply(items, entries, now, dead_cap, done)
   forget(over)
   give_back(lanes, suspects)
   push_ready(tail)
-  return table.concat(codes), next(lanes) ~= nil or #suspects > 0 or next(tail) ~= nil
+  return table.concat(codes), next(lanes) ~= nil or next(tail) ~= nil, #suspects > 0
 end

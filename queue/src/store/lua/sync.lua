@@ -34,9 +34,9 @@ for i = 1, #items, 500 do
       held[m] = nil
     end
   end
-  local applied, back = apply(part, entries, now, dead_cap, {})
+  local applied, back, suspect_back = apply(part, entries, now, dead_cap, {})
   codes[#codes + 1] = applied
-  given_back = given_back or back
+  given_back = given_back or back or suspect_back
 end
 
 local lost = {}

@@ -43,13 +43,20 @@ enum What {
     Sync { running: Vec<(Member, u64)>, recent: Vec<Applied> },
 }
 
+/// All keys as Redis dumps them, with their times to live, and the reference of that moment.
+#[derive(Clone)]
+struct Memory {
+    dump: Vec<(Vec<u8>, Vec<u8>, i64)>,
+    reference: Reference,
+}
+
 pub(super) struct World {
     rig: Rig,
     reference: Reference,
     processes: Vec<Process>,
     late: Vec<Late>,
     jobs: Vec<(NewJob, Spec)>,
-    remembered: Option<(Vec<(Vec<u8>, Vec<u8>, i64)>, Reference)>,
+    remembered: Option<Memory>,
 }
 
 fn member(key: &[u8]) -> Member {
@@ -418,7 +425,7 @@ impl World {
                 self.send_sync(&session, n, running, recent).await;
             }
         }
-        if i % 3 == 0 {
+        if i.is_multiple_of(3) {
             self.late.push(Late { session, n, answered, what });
         }
     }
@@ -482,11 +489,11 @@ impl World {
             let ttl: i64 = self.rig.raw(redis::cmd("PTTL").arg(&key)).await;
             dump.push((key, value, ttl.max(0)));
         }
-        self.remembered = Some((dump, self.reference.clone()));
+        self.remembered = Some(Memory { dump, reference: self.reference.clone() });
     }
 
     async fn roll_back(&mut self) {
-        let Some((dump, reference)) = self.remembered.take() else { return };
+        let Some(Memory { dump, reference }) = self.remembered.clone() else { return };
         let keys: Vec<Vec<u8>> = self.rig.raw(redis::cmd("KEYS").arg(self.rig.key("*"))).await;
         for key in keys.iter().filter(|key| !key.ends_with(b":clock")) {
             self.rig.raw::<()>(redis::cmd("DEL").arg(key)).await;
@@ -494,8 +501,7 @@ impl World {
         for (key, value, ttl) in &dump {
             self.rig.raw::<()>(redis::cmd("RESTORE").arg(key).arg(ttl).arg(value)).await;
         }
-        self.reference = reference.clone();
-        self.remembered = Some((dump, reference));
+        self.reference = reference;
     }
 
     async fn redrive(&mut self, i: usize) {
