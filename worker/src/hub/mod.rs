@@ -81,6 +81,8 @@ pub(super) struct Signals {
     /// Leases that this process answers for, and the last answered request; for the heartbeat's comparison.
     pub(super) held: AtomicU64,
     pub(super) answered: AtomicU64,
+    /// Slots that may take a job.
+    pub(super) free: AtomicU64,
 }
 
 pub(crate) struct Hub {
@@ -275,7 +277,11 @@ impl Hub {
                 let unservable = reply.more && want > 0 && got == 0;
                 Ok(unservable.then(|| Instant::now() + UNSERVABLE_PAUSE))
             }
-            Ok(Reply::Gone) => Err(Ended::Gone),
+            Ok(Reply::Gone) => {
+                // Their jobs are lost like those that still run, and are counted with them.
+                self.table.unanswered(batch);
+                Err(Ended::Gone)
+            }
             Ok(Reply::Stale | Reply::Rollback) => {
                 tracing::warn!(queue = %self.parts.queue, "Redis and this session disagree");
                 self.table.unanswered(batch);
@@ -377,6 +383,8 @@ impl Hub {
         self.signals.held.store(self.table.held() as u64, Ordering::Release);
         self.signals.answered.store(self.answered, Ordering::Release);
         let free = self.slots.available_permits();
+        let open = if self.drain == Drain::No { free } else { 0 };
+        self.signals.free.store(open as u64, Ordering::Release);
         let queue = self.parts.queue.as_str();
         let gauge = |state, value: usize| {
             self.parts.metrics.slots.with_label_values(&[queue, state]).set(i64::try_from(value).unwrap_or(i64::MAX));
