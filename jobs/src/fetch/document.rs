@@ -9,7 +9,7 @@ use super::{
     error::DocumentError,
     feed,
     item::Item,
-    json,
+    json, json_feed,
     mapping::Mapping,
     pointer::Pointer,
 };
@@ -78,6 +78,7 @@ pub(super) fn parse(
         Reading::Json { .. } if text.starts_with('<') => Err(DocumentError::Html { expected: "JSON" }),
         Reading::Json { mapping, next } => json::parse(text, url, mapping, next.as_ref(), limits),
         Reading::Feed if is_html(text) => Err(DocumentError::Html { expected: "a feed" }),
+        Reading::Feed if text.starts_with('{') => json_feed::parse(text, url, limits),
         Reading::Feed => feed::parse(text, url, limits),
     }
 }

@@ -1,4 +1,4 @@
-//! RSS, Atom and JSON Feed, through `feed-rs`.
+//! RSS and Atom, through `feed-rs`.
 //!
 //! `feed-rs` builds the whole feed in memory, with structures many times the size of an empty element, and compares every
 //! attribute of a tag with every other. So tags are counted and measured before it sees the text, and it reads through a
@@ -22,7 +22,7 @@ use super::{
     value,
 };
 
-/// Tags (or `{` of a JSON Feed) in one feed. 5,000 items of 20 elements have this many.
+/// Tags in one feed. 5,000 items of 20 elements have this many.
 const MAX_TAGS: usize = 200_000;
 /// The longest tag, attributes included.
 const MAX_TAG_BYTES: usize = 32 * 1024;
@@ -60,7 +60,7 @@ pub(super) fn parse(text: &str, url: &Url, limits: Limits) -> Result<Page, Docum
 
 /// `feed-rs` says that there is no root also when the XML breaks before it.
 fn no_root(text: &str) -> DocumentError {
-    if text.starts_with('<') || text.starts_with('{') {
+    if text.starts_with('<') {
         DocumentError::NotAFeed
     } else {
         DocumentError::Feed { reason: "it does not begin with a tag".to_owned() }
@@ -95,10 +95,6 @@ fn has_rel(link: &Link, rel: &str) -> bool {
 /// Refuses what only an attack looks like. Text, CDATA and comments do not count.
 fn check_tags(text: &str) -> Result<(), DocumentError> {
     let too_many = || Err(DocumentError::TooMany { what: "elements", limit: MAX_TAGS });
-    if !text.starts_with('<') {
-        let objects = text.bytes().filter(|b| *b == b'{').count();
-        return if objects > MAX_TAGS { too_many() } else { Ok(()) };
-    }
     let mut tags = 0;
     let mut rest = text;
     while let Some(at) = rest.find('<') {

@@ -37,16 +37,7 @@ pub(super) fn parse(
     if !list.get().starts_with('[') {
         return Err(no_list());
     }
-    let items = Items { max: limits.max_items.saturating_mul(2) };
-    let (items, beyond) = serde_json::Deserializer::from_str(list.get()).deserialize_seq(items).map_err(broken)?;
-
-    let mut page = Page { is_cut: beyond, ..Page::default() };
-    let mut bytes = 0;
-    for raw in items {
-        if !page.take(item(raw, mapping, url), limits, &mut bytes) {
-            break;
-        }
-    }
+    let mut page = read_list(list, limits, |decoded| item(decoded, mapping, url)).map_err(broken)?;
     if let Some(next) = next {
         let found = next.find_raw(document).map_err(broken)?;
         page.next =
@@ -55,13 +46,28 @@ pub(super) fn parse(
     Ok(page)
 }
 
-fn item(raw: &RawValue, mapping: &Mapping, url: &Url) -> Option<Item> {
-    if raw.get().len() > MAX_ITEM_BYTES {
-        return None;
+/// The items of a list, decoded one after the other.
+pub(super) fn read_list(
+    list: &RawValue,
+    limits: Limits,
+    item: impl Fn(&Value) -> Option<Item>,
+) -> Result<Page, serde_json::Error> {
+    let items = Items { max: limits.max_items.saturating_mul(2) };
+    let (items, beyond) = serde_json::Deserializer::from_str(list.get()).deserialize_seq(items)?;
+    let mut page = Page { is_cut: beyond, ..Page::default() };
+    let mut bytes = 0;
+    for raw in items {
+        // Nested too deeply for the decoder: an item like that has no title where it should be.
+        let decoded = (raw.get().len() <= MAX_ITEM_BYTES).then(|| serde_json::from_str(raw.get()).ok()).flatten();
+        if !page.take(decoded.as_ref().and_then(&item), limits, &mut bytes) {
+            break;
+        }
     }
-    // Nested too deeply for the decoder: an item like that has no title where the mapping says.
-    let decoded: Value = serde_json::from_str(raw.get()).ok()?;
-    let field = |pointer: &Pointer| pointer.find(&decoded);
+    Ok(page)
+}
+
+fn item(decoded: &Value, mapping: &Mapping, url: &Url) -> Option<Item> {
+    let field = |pointer: &Pointer| pointer.find(decoded);
     let optional = |pointer: &Option<Pointer>| field(pointer.as_ref()?);
     let text = |pointer: &Option<Pointer>| value::text(optional(pointer)?);
     let raw = RawItem {

@@ -25,6 +25,7 @@ mod fetch_all;
 mod fetch_source;
 mod item;
 mod json;
+mod json_feed;
 mod mapping;
 mod metrics;
 mod paging;
