@@ -107,7 +107,7 @@ pub async fn run(config: Config, deps: Deps, shutdown: Shutdown) -> anyhow::Resu
     tasks.set.spawn(relay::listen(direct, Arc::clone(&wake), stop));
     let pg = || database.clone();
     tasks.start(relay::Relay::new(config.relay, pg(), store.clone(), metrics.clone(), wake));
-    tasks.start(promoter::Promoter::new(pg(), store.clone(), queues.clone(), metrics.clone()));
+    tasks.start(promoter::Promoter::new(pg(), store.clone(), queues.clone(), queue_metrics.clone(), metrics.clone()));
     tasks.start(gauges::Gauges::new(
         config.gauges,
         pg(),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use sqlx::PgPool;
-use windrow_queue::{QueueName, store::Store};
+use windrow_queue::{QueueName, metrics::QueueMetrics, store::Store};
 
 use crate::{
     bury::bury,
@@ -22,14 +22,21 @@ pub struct Promoter {
     database: PgPool,
     store: Store,
     queues: Vec<QueueName>,
+    queue_metrics: QueueMetrics,
     metrics: Metrics,
 }
 
 impl Promoter {
     /// Puts it together.
     #[must_use]
-    pub const fn new(database: PgPool, store: Store, queues: Vec<QueueName>, metrics: Metrics) -> Self {
-        Self { database, store, queues, metrics }
+    pub const fn new(
+        database: PgPool,
+        store: Store,
+        queues: Vec<QueueName>,
+        queue_metrics: QueueMetrics,
+        metrics: Metrics,
+    ) -> Self {
+        Self { database, store, queues, queue_metrics, metrics }
     }
 }
 
@@ -45,6 +52,8 @@ impl Service for Promoter {
                 Ok(tick) => {
                     promoted += tick.promoted;
                     rescued += tick.rescued;
+                    // Where workers count theirs: whoever ticks first rescues.
+                    self.queue_metrics.rescued.with_label_values(&[queue.as_str()]).inc_by(tick.rescued);
                     poisoned += tick.poisoned;
                     more |= tick.more;
                     pause = tick.next_due.map_or(pause, |due| due.min(pause));

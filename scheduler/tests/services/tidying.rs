@@ -146,7 +146,8 @@ async fn what_is_due_is_promoted_and_a_drained_queue_reports_zero() {
     store.enqueue(&[fast]).await.unwrap()[0].as_ref().unwrap();
     assert_eq!(store.counts(&queue).await.unwrap().scheduled, 1);
     let queues: Vec<QueueName> = vec![queue.clone()];
-    let mut promoter = Promoter::new(pool.clone(), store.clone(), queues.clone(), metrics());
+    let queue_metrics = QueueMetrics::new(&prometheus::Registry::new());
+    let mut promoter = Promoter::new(pool.clone(), store.clone(), queues.clone(), queue_metrics, metrics());
     until("the job is ready", async || {
         promoter.run_once().await.unwrap();
         store.counts(&queue).await.unwrap().ready == 1
