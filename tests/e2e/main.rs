@@ -1,5 +1,14 @@
-//! End-to-end tests over real Redis and real Postgres.
+//! End-to-end tests over real Redis and real Postgres: the worker within this process, and the program as processes.
 #![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(clippy::float_cmp, reason = "metrics count whole things, which floats hold exactly")]
 
+mod freeze;
+mod intake;
+mod kill;
 mod outcome;
+mod postgres_away;
 mod recovery;
+mod redis_away;
+mod schedule;
+mod source;
+mod stopping;

@@ -1,5 +1,15 @@
-//! A stage for end-to-end tests: private Redis and Postgres, and kinds whose handlers a test writes as closures.
+//! What end-to-end tests stand on.
+//!
+//! A [`Stage`] has private servers, a worker in this process, and kinds whose handlers a test writes as closures. A [`Place`]
+//! has private servers and runs the real program, role by role, as processes; a [`Site`] is the web that they call.
 #![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "a test that cannot go on panics")]
+
+mod place;
+mod program;
+mod resp;
+mod role;
+mod site;
+mod work;
 
 use std::{sync::Arc, time::Duration};
 
@@ -7,7 +17,7 @@ use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use sqlx::PgPool;
 use tokio::task::JoinHandle;
-use windrow_devserver::{RedisOptions, RedisServer};
+use windrow_devserver::{PostgresOptions, PostgresServer, RedisOptions, RedisServer};
 use windrow_queue::{
     Handler, JobArgs, JobContext, JobResult, Kind, NewJob, Policy, QueueName, database,
     health::Health,
@@ -18,6 +28,12 @@ use windrow_queue::{
 };
 use windrow_worker::{Config as WorkerConfig, Deps, Registry};
 
+pub use place::{Ended, Place, QUEUES};
+pub use program::program;
+pub use role::Role;
+pub use site::{MAPPING, Page, Site};
+pub use work::TENANT;
+
 /// Private servers for one test.
 #[derive(Debug)]
 pub struct Stage {
@@ -27,6 +43,8 @@ pub struct Stage {
     pub store: Store,
     /// A fresh, migrated database.
     pub database: PgPool,
+    /// Its PostgreSQL, if it is not shared with the other tests of this process.
+    pub postgres: Option<PostgresServer>,
 }
 
 impl Stage {
@@ -37,12 +55,23 @@ impl Stage {
 
     /// Starts the servers, with leases of another length.
     pub async fn with_lease(lease: Duration) -> Self {
+        Self::build(lease, windrow_devserver::fresh_database().expect("Postgres starts"), None).await
+    }
+
+    /// Starts the servers, with a PostgreSQL that can be stopped.
+    pub async fn with_postgres() -> Self {
+        let postgres =
+            PostgresServer::start(PostgresOptions { fast: true, ..Default::default() }).expect("Postgres starts");
+        let url = postgres.create_database("windrow").expect("a database can be made");
+        Self::build(StoreConfig::default().lease, url, Some(postgres)).await
+    }
+
+    async fn build(lease: Duration, url: String, postgres: Option<PostgresServer>) -> Self {
         let redis = RedisServer::start(RedisOptions { aof: true, ..RedisOptions::default() }).expect("Redis starts");
         let store = Store::new(&StoreConfig { url: redis.url(), lease, ..StoreConfig::default() }).unwrap();
-        let url = windrow_devserver::fresh_database().expect("Postgres starts");
         let database = database::pool(&database::Config { url, ..database::Config::default() }).unwrap();
         database::migrate(&database).await.unwrap();
-        Self { redis, store, database }
+        Self { redis, store, database, postgres }
     }
 
     /// Starts a worker in this process.
