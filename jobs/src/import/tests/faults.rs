@@ -117,6 +117,19 @@ async fn a_file_that_changed_between_two_attempts_is_buried_and_says_what_is_in(
 }
 
 #[tokio::test]
+async fn what_an_attempt_that_lost_its_job_wrote_behind_the_end_is_cut_off() {
+    let desk = Desk::open().await;
+    let (text, good, bad) = mixed(450);
+    let (_, id) = begun(&desk, &text).await;
+    let path = desk.progress(id).await.error_file.unwrap();
+    let mut content = std::fs::read(&path).unwrap();
+    content.extend_from_slice("9999,letters,\"of a larger batch\",x\n".repeat(1000).as_bytes());
+    std::fs::write(&path, content).unwrap();
+    desk.again(id).await.unwrap();
+    assert_whole(&desk, id, &good, &bad, 450).await;
+}
+
+#[tokio::test]
 async fn an_error_file_that_was_removed_in_between_is_not_written_with_a_hole() {
     let desk = Desk::open().await;
     let (_, id) = begun(&desk, &mixed(450).0).await;

@@ -1,6 +1,6 @@
 //! What is due is posted once, in order, whatever else is due.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, time::Duration};
 
 use super::*;
 
@@ -84,6 +84,59 @@ async fn two_posters_at_once_post_nothing_twice() {
 }
 
 #[tokio::test]
+async fn a_payment_that_somebody_else_holds_is_skipped_and_not_waited_for() {
+    let books = Books::open().await;
+    books.due_today(20).await;
+    let held = books.daily(0).await;
+    let mut other = books.pool.begin().await.unwrap();
+    sqlx::query("SELECT FROM recurring_payment WHERE id = $1 FOR NO KEY UPDATE")
+        .bind(held.id)
+        .execute(&mut *other)
+        .await
+        .unwrap();
+    tokio::time::timeout(Duration::from_secs(20), books.sweep(&Config::default())).await.unwrap();
+    assert_eq!(books.posted().await, 20);
+    other.rollback().await.unwrap();
+    books.sweep(&Config::default()).await;
+    assert_eq!(books.posted().await, 21);
+}
+
+#[tokio::test]
+async fn accounts_are_locked_in_the_order_of_their_ids() {
+    let books = Books::open().await;
+    let [low, high] = [Uuid::from_u128(1), Uuid::from_u128(2)];
+    // The higher one stands first in the table.
+    for (id, name) in [(high, "high"), (low, "low")] {
+        sqlx::query("INSERT INTO account (id, tenant, name, kind, currency) VALUES ($1, 'acme', $2, 'asset', 'EUR')")
+            .bind(id)
+            .bind(name)
+            .execute(&books.pool)
+            .await
+            .unwrap();
+    }
+    let wanted = NewRecurringPayment { debit_account: high, credit_account: low, ..books.wanted() };
+    let wanted = NewRecurringPayment { end_on: Some(wanted.start_on), ..wanted };
+    create_recurring(&mut books.pool.acquire().await.unwrap(), &wanted).await.unwrap();
+    let (ctx, _) = attempt(&books.pool, None, &PostDue {}).await;
+    let handler = books.handler(&Config::default());
+
+    let mut other = books.pool.begin().await.unwrap();
+    let lock = "SELECT FROM account WHERE id = $1 FOR NO KEY UPDATE NOWAIT";
+    sqlx::query(lock).bind(low).execute(&mut *other).await.unwrap();
+    let poster = tokio::spawn(async move { handler.run(ctx, PostDue {}).await });
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    tokio::time::timeout(Duration::from_secs(20), async { while count(&books.pool, waits).await == 0 {} })
+        .await
+        .unwrap();
+    // The poster waits for the lower and so has not the higher.
+    sqlx::query(lock).bind(high).execute(&mut *other).await.unwrap();
+    other.rollback().await.unwrap();
+    poster.await.unwrap().unwrap();
+    assert_eq!(books.posted().await, 1);
+    books.assert_sound().await;
+}
+
+#[tokio::test]
 async fn a_bad_payment_among_500_is_left_out_with_its_reason_and_posted_once_it_is_mended() {
     let books = Books::open().await;
     books.due_today(499).await;
@@ -149,6 +202,28 @@ async fn what_only_postgres_knows_to_be_bad_is_found_by_halves() {
     recurring::resume(&books.pool, bad.id).await.unwrap();
     books.sweep(&Config::default()).await;
     assert_eq!(books.posted().await, 499 + 5);
+    books.assert_sound().await;
+}
+
+#[tokio::test]
+async fn what_would_fail_only_at_commit_is_found_before_and_costs_the_others_nothing() {
+    let books = Books::open().await;
+    books.due_today(99).await;
+    let bad = books.daily(0).await;
+    sqlx::raw_sql(
+        "CREATE FUNCTION late_rule() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN RAISE EXCEPTION 'late rule'; END $$;
+         CREATE CONSTRAINT TRIGGER late_rule AFTER INSERT ON ledger_transaction DEFERRABLE INITIALLY DEFERRED
+             FOR EACH ROW WHEN (NEW.description = 'office') EXECUTE FUNCTION late_rule()",
+    )
+    .execute(&books.pool)
+    .await
+    .unwrap();
+    let (ctx, _) = attempt(&books.pool, None, &PostDue {}).await;
+    books.handler(&Config::default()).run(ctx, PostDue {}).await.unwrap();
+    assert_eq!(books.posted().await, 99);
+    let failed = books.find(bad.id).await;
+    assert_eq!((failed.state, failed.error.as_deref()), (PaymentState::Failed, Some("late rule")));
     books.assert_sound().await;
 }
 
