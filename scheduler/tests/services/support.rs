@@ -100,7 +100,8 @@ pub(crate) fn cron(pool: &PgPool) -> Cron {
 
 /// Fires what is due, once.
 pub(crate) async fn fire(pool: &PgPool) -> Done {
-    cron(pool).run_once().await.unwrap()
+    let mut cron = cron(pool);
+    tokio::time::timeout(Duration::from_secs(20), cron.run_once()).await.expect("no pass waits for another").unwrap()
 }
 
 /// A journaled job on this queue.
