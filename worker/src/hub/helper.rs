@@ -9,7 +9,12 @@ use tokio::{
     task::JoinSet,
     time::{MissedTickBehavior, interval, sleep},
 };
-use windrow_queue::store::{Reply, Session, Waker};
+use windrow_queue::{
+    QueueName,
+    health::HealthPart,
+    metrics::QueueMetrics,
+    store::{Reply, Session, Store, Waker},
+};
 
 use super::{HubParts, Signals};
 
@@ -26,15 +31,16 @@ pub(super) struct Helpers {
 impl Helpers {
     pub(super) fn start(parts: &HubParts, session: &Arc<Session>, signals: &Arc<Signals>) -> Self {
         let mut tasks = JoinSet::new();
-        tasks.spawn(heartbeat(Arc::clone(session), parts.store.lease() / 4, Arc::clone(signals)));
+        tasks.spawn(heartbeat(Arc::clone(session), parts.store.lease() / 4, Arc::clone(signals), parts.health.clone()));
         tasks.spawn(wait_for_work(Waker::new(&parts.store, &parts.queue, POP_TIMEOUT), Arc::clone(signals)));
         tasks.spawn(tick(parts.store.clone(), parts.queue.clone(), parts.metrics.clone()));
         Self { _tasks: tasks }
     }
 }
 
-/// Says that the session lives, and notices when Redis counts other leases than the hub does.
-async fn heartbeat(session: Arc<Session>, period: Duration, signals: Arc<Signals>) {
+/// Says that the session lives, and notices when Redis counts other leases than the hub does. An idle hub sends nothing
+/// itself: that Redis is away shows here.
+async fn heartbeat(session: Arc<Session>, period: Duration, signals: Arc<Signals>, health: HealthPart) {
     let mut beats = interval(period);
     beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut differed = false;
@@ -42,6 +48,7 @@ async fn heartbeat(session: Arc<Session>, period: Duration, signals: Arc<Signals
         beats.tick().await;
         match session.heartbeat().await {
             Ok(Reply::Ok((held, n))) => {
+                health.ok();
                 // While a request is on its way the counts may differ; twice in a row, with none on its way, they may not.
                 let quiet = n == signals.answered.load(Ordering::Acquire);
                 let differs = quiet && held != signals.held.load(Ordering::Acquire);
@@ -56,6 +63,7 @@ async fn heartbeat(session: Arc<Session>, period: Duration, signals: Arc<Signals
             Ok(Reply::Stale | Reply::Rollback) => {}
             Err(error) => {
                 tracing::debug!(%error, "no heartbeat");
+                health.failing(error.to_string());
                 sleep(period / 5).await;
                 beats.reset_immediately();
             }
@@ -68,9 +76,14 @@ async fn wait_for_work(waker: Waker, signals: Arc<Signals>) {
     loop {
         signals.idle.notified().await;
         match waker.wait().await {
-            Ok(true) => signals.wake.notify_one(),
-            // Nothing came: the hub looks for itself, should a token have been lost.
-            Ok(false) => signals.wake.notify_one(),
+            // All slots were taken in the meantime: the token is another worker's.
+            Ok(true) if signals.free.load(Ordering::Acquire) == 0 => {
+                if let Err(error) = waker.pass_on().await {
+                    tracing::debug!(%error, "a wake-up is not passed on; a tick makes up for it");
+                }
+            }
+            // Woken or not, the hub looks for itself: a token may have been lost.
+            Ok(_) => signals.wake.notify_one(),
             Err(error) => {
                 tracing::debug!(%error, "not waiting for work");
                 sleep(Duration::from_millis(500)).await;
@@ -81,11 +94,7 @@ async fn wait_for_work(waker: Waker, signals: Arc<Signals>) {
 }
 
 /// Promotes and rescues: a stopped scheduler must not stop retries.
-async fn tick(
-    store: windrow_queue::store::Store,
-    queue: windrow_queue::QueueName,
-    metrics: windrow_queue::metrics::QueueMetrics,
-) {
+async fn tick(store: Store, queue: QueueName, metrics: QueueMetrics) {
     loop {
         let pause = match store.tick(&queue).await {
             Ok(tick) => {
