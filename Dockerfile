@@ -24,12 +24,15 @@ RUN mkdir -p tests/support tests/e2e \
 # The files' own times may be older than the empty crates', and cargo goes by them.
 COPY . .
 RUN find . -path ./target -prune -o -name '*.rs' -exec touch {} + \
- && cargo build --release --locked --package windrow
+ && cargo build --release --locked --package windrow \
+ && mkdir /imports
 
 FROM debian:bookworm-slim
 # Against which certificates of servers are checked; from the builder, so that nothing is installed here.
 COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
 COPY --from=build /src/target/release/windrow /usr/local/bin/windrow
+# A volume that is mounted here begins with this folder's owner.
+COPY --from=build --chown=10001:10001 /imports /var/lib/windrow/imports
 WORKDIR /etc/windrow
 COPY config config
 # No such user needs to exist: nothing is owned by it and nothing is written outside of volumes.
