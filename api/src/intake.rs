@@ -141,7 +141,7 @@ impl JobRequest {
         })?;
         let mut job = NewJob::of_kind(info, args).map_err(|error| match error {
             InvalidJob::TooLarge { .. } => too_large(error.to_string()).at("/args"),
-            InvalidJob::Args { .. } => invalid("/args", error.to_string()),
+            InvalidJob::Args { .. } | InvalidJob::Nul { .. } => invalid("/args", error.to_string()),
         })?;
         job.tenant = self.tenant;
         job.due = due(self.delay, self.run_at)?;

@@ -130,9 +130,11 @@ pub fn is_transient(error: &sqlx::Error) -> bool {
         | sqlx::Error::PoolClosed
         | sqlx::Error::WorkerCrashed => true,
         sqlx::Error::Database(error) => error.code().is_some_and(|code| {
-            // 08 connection, 40 rollback (serialisation, deadlock), 53 resources, 57 operator intervention (shutdown,
-            // idle-in-transaction timeout), 55P03 lock_timeout, 25P03 idle_in_transaction_session_timeout.
-            ["08", "40", "53", "57"].iter().any(|class| code.starts_with(class)) || code == "55P03" || code == "25P03"
+            // 08 connection, 40 rollback (serialisation, deadlock), 53 resources, 57 operator intervention (shutdown),
+            // 58 the system under it, 55P03 lock_timeout, 25P03 idle_in_transaction_session_timeout, 25006 read-only (a
+            // server that is being failed over).
+            ["08", "40", "53", "57", "58"].iter().any(|class| code.starts_with(class))
+                || ["55P03", "25P03", "25006"].contains(&&*code)
         }),
         _ => false,
     }

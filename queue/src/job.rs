@@ -123,13 +123,27 @@ pub enum InvalidJob {
         /// Their size.
         bytes: usize,
     },
+    /// The args have a character that Postgres cannot hold.
+    #[error("the args of {kind} have the character \\u0000, which jsonb cannot hold: leave it out")]
+    Nul {
+        /// The job's kind.
+        kind: Kind,
+    },
+}
+
+/// Whether a JSON text has an escaped NUL. Behind an odd number of backslashes `u0000` is plain text.
+fn has_nul(json: &str) -> bool {
+    json.match_indices("\\u0000").any(|(at, _)| {
+        let backslashes = json[..at].bytes().rev().take_while(|&byte| byte == b'\\').count();
+        backslashes % 2 == 0
+    })
 }
 
 impl NewJob {
     /// A job of a kind that is known at compile time.
     ///
     /// # Errors
-    /// When the args do not serialise to JSON or are larger than [`MAX_ARGS_BYTES`].
+    /// When the args do not serialise to JSON, are larger than [`MAX_ARGS_BYTES`], or have a NUL.
     pub fn new<A: JobArgs>(args: &A) -> Result<Self, InvalidJob> {
         let args =
             serde_json::value::to_raw_value(args).map_err(|source| InvalidJob::Args { kind: A::KIND, source })?;
@@ -139,7 +153,7 @@ impl NewJob {
     /// A job of a kind that the catalog describes, with args that came from outside and were checked against it.
     ///
     /// # Errors
-    /// When the args are larger than [`MAX_ARGS_BYTES`].
+    /// When the args are larger than [`MAX_ARGS_BYTES`], or have a NUL.
     pub fn of_kind(info: &KindInfo, args: Box<RawValue>) -> Result<Self, InvalidJob> {
         Self::from_parts(info.kind.clone(), info.queue.clone(), info.policy.band, args)
     }
@@ -148,6 +162,9 @@ impl NewJob {
         let bytes = args.get().len();
         if bytes > MAX_ARGS_BYTES {
             return Err(InvalidJob::TooLarge { kind, bytes });
+        }
+        if has_nul(args.get()) {
+            return Err(InvalidJob::Nul { kind });
         }
         Ok(Self {
             id: JobId::new(),
@@ -223,5 +240,18 @@ impl Enqueued {
     #[must_use]
     pub const fn is_created(self) -> bool {
         matches!(self, Self::Created(_))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_nul_is_found_and_a_backslash_before_it_is_not_taken_for_one() {
+        assert!(has_nul(r#"{"a":"x\u0000y"}"#));
+        assert!(has_nul(r#"{"a":"\\\u0000"}"#));
+        assert!(!has_nul(r#"{"a":"\\u0000"}"#));
+        assert!(!has_nul(r#"{"a":"u0000"}"#));
     }
 }
