@@ -110,3 +110,23 @@ async fn a_worker_that_vanished_has_its_jobs_run_by_another_within_its_lease_and
     assert_eq!(worker.counted("windrow_jobs_rescued_total", ""), 8);
     worker.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_is_told_to_stop_while_redis_is_away_ends_after_its_grace() {
+    let stage = Stage::new().await;
+    let started = Arc::new(AtomicU64::new(0));
+    let entered = Arc::clone(&started);
+    let registry = Registry::new().with(handler(move |_, _: Number| {
+        entered.fetch_add(1, Ordering::Relaxed);
+        std::future::pending()
+    }));
+    let config = Config { concurrency: 2, grace: Duration::from_secs(1), ..Config::default() };
+    let worker = stage.worker_with(registry, config);
+    stage.enqueue(&numbers(2)).await;
+    until("both run", || async { started.load(Ordering::Relaxed) == 2 }).await;
+    stage.redis.stop().unwrap();
+    until("it says so", || async { !worker.health.is_ready() }).await;
+    let told = std::time::Instant::now();
+    worker.stop().await;
+    assert!(told.elapsed() < Duration::from_secs(20), "it waited for Redis for {:?}", told.elapsed());
+}

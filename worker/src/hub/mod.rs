@@ -94,7 +94,8 @@ pub(crate) struct Hub {
     signals: Arc<Signals>,
     /// Ready jobs may be there.
     may_claim: bool,
-    /// The session's requests: sent, answered.
+    /// Requests sent, in all sessions: a claim number must not come again, or a handler of a session that is gone could finish
+    /// a claim of this one. And the last one that this session had an answer to.
     n: u64,
     answered: u64,
     drain: Drain,
@@ -161,7 +162,7 @@ impl Hub {
 
     /// Opens a session, waiting for Redis as long as it takes. `None`: told to stop meanwhile.
     async fn open(&mut self) -> Option<Arc<Session>> {
-        (self.n, self.answered, self.may_claim) = (0, 0, true);
+        (self.answered, self.may_claim) = (0, true);
         let mut delays = backoff();
         loop {
             if self.parts.shutdown.soft.is_cancelled() {
@@ -298,6 +299,7 @@ impl Hub {
     /// Tells Redis what really runs here until it agrees. Handlers go on meanwhile: silence is no reason to stop them.
     async fn resync(&mut self, session: &Arc<Session>) -> Result<(), Ended> {
         let mut delays = backoff();
+        let mut give_up = None;
         loop {
             while let Ok(outcome) = self.outcomes.try_recv() {
                 self.table.finished(outcome);
@@ -324,20 +326,21 @@ impl Hub {
                 Ok(Reply::Stale | Reply::Rollback) => {}
                 Err(error) => {
                     self.unavailable(&error);
+                    // While Redis is away, a process that was told to stop waits for it no longer than its grace.
+                    if self.parts.shutdown.soft.is_cancelled() {
+                        let give_up = *give_up.get_or_insert_with(|| Instant::now() + self.parts.grace);
+                        if Instant::now() >= give_up {
+                            tracing::warn!(queue = %self.parts.queue, "Redis stayed away: what ran here is rescued by others");
+                            return Err(Ended::Killed);
+                        }
+                    }
                     tokio::select! {
                         () = sleep(delays.next().unwrap_or(MAX_DELAY)) => {}
                         () = self.parts.shutdown.hard.cancelled() => return Err(Ended::Killed),
-                        () = self.until_given_up() => return Err(Ended::Killed),
                     }
                 }
             }
         }
-    }
-
-    /// While Redis is away, a process that was told to stop waits for it no longer than its grace.
-    async fn until_given_up(&self) {
-        self.parts.shutdown.soft.cancelled().await;
-        sleep(self.parts.grace).await;
     }
 
     fn settle(&self, batch: &[Applied], verdicts: &[Verdict]) {
