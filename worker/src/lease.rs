@@ -67,7 +67,7 @@ pub(crate) struct Lease {
     control: Arc<Control>,
     outcomes: mpsc::UnboundedSender<Applied>,
     finished: bool,
-    _slot: OwnedSemaphorePermit,
+    slot: Option<OwnedSemaphorePermit>,
 }
 
 impl Lease {
@@ -77,7 +77,7 @@ impl Lease {
         outcomes: mpsc::UnboundedSender<Applied>,
         slot: OwnedSemaphorePermit,
     ) -> Self {
-        Self { member, claim_no, control: Arc::new(Control::new()), outcomes, finished: false, _slot: slot }
+        Self { member, claim_no, control: Arc::new(Control::new()), outcomes, finished: false, slot: Some(slot) }
     }
 
     pub(crate) const fn member(&self) -> Member {
@@ -94,11 +94,13 @@ impl Lease {
 
     /// Says how it ended. The slot is free from now on; whether the outcome counts is for Redis to say.
     pub(crate) fn finish(mut self, finish: Finish) {
-        self.finished = true;
-        self.send(finish);
+        self.tell(finish);
     }
 
-    fn send(&self, finish: Finish) {
+    pub(crate) fn tell(&mut self, finish: Finish) {
+        self.finished = true;
+        // First: the hub counts the free slots when it hears of this, and nothing else tells it.
+        self.slot = None;
         // Without a hub nobody is told: the session lapses, and the job is rescued.
         let _ = self.outcomes.send(Applied { member: self.member, claim_no: self.claim_no, finish });
     }
@@ -106,8 +108,10 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if !self.finished && self.control.reason() != StopReason::Lost {
-            self.send(Finish::Release);
+        // Of a job that was lost, too: the hub drops what speaks of a claim that is no longer ours, and has learnt that a slot
+        // is free. A hub that lost jobs in all its slots would wait for ever otherwise.
+        if !self.finished {
+            self.tell(Finish::Release);
         }
     }
 }

@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dropped_lease_gives_its_job_back_and_a_lost_one_says_nothing() {
+    fn a_dropped_lease_gives_its_job_back_and_a_lost_one_only_its_slot() {
         let (tx, mut rx) = mpsc::unbounded_channel();
         let mut table = Table::default();
         let (dropped, lost) = (lease(1, &tx), lease(2, &tx));
@@ -163,12 +163,25 @@ mod tests {
         table.claimed(&lost);
         assert!(table.lose(lost.member()));
         drop(lost);
+        table.finished(rx.try_recv().expect("a slot is free"));
+        assert_eq!((table.held(), table.has_pending()), (1, false));
         drop(dropped);
         let outcome = rx.try_recv().expect("the drop was told");
         assert!(matches!(outcome.finish, Finish::Release) && outcome.claim_no == 1);
-        assert!(rx.try_recv().is_err());
         table.finished(outcome);
         assert_eq!((table.held(), table.take_batch().len()), (1, 1));
+    }
+
+    #[test]
+    fn a_slot_is_free_when_the_hub_hears_of_the_outcome() {
+        let (tx, mut rx) = mpsc::unbounded_channel();
+        let slots = Arc::new(Semaphore::new(1));
+        let slot = || Arc::clone(&slots).try_acquire_owned().expect("it is free");
+        // The lease itself is still there: what frees the slot is the telling.
+        let mut lease = Lease::new(Member::fast(JobId::new()), 1, tx.clone(), slot());
+        lease.tell(Finish::Gone);
+        assert!(rx.try_recv().is_ok());
+        assert_eq!(slots.available_permits(), 1);
     }
 
     #[tokio::test(start_paused = true)]
