@@ -47,10 +47,7 @@ async fn sigterm_lets_what_runs_finish() {
     place.json(&["sources", "fetch", "--all"]).await;
     until("all its slots for scoring are taken", || async { site.requests("/score").len() == 8 }).await;
     worker.terminate();
-    until("it claims no more", || async {
-        worker.get("/readyz").await.0 == 503 || worker.get("/healthz").await.0 == 200
-    })
-    .await;
+    worker.await_log("nothing more is claimed").await;
     site.release("/score");
     assert_eq!(worker.ended_within(Duration::from_secs(15)).await.expect("it ends").code(), Some(0));
     // Slots that got free after the signal stayed free.

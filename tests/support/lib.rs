@@ -121,6 +121,33 @@ impl Stage {
         tx.commit().await.unwrap();
     }
 
+    /// Puts journaled jobs into Redis once more, as a reconciler does that finds them missing.
+    pub async fn relay_again(&self, jobs: &[NewJob]) {
+        for job in jobs {
+            sqlx::query(
+                "INSERT INTO job_outbox (band, relay_at, id, gen, queue, kind, run_at)
+                 SELECT band, now(), id, gen, queue, kind, now() FROM job_journal WHERE id = $1",
+            )
+            .bind(job.id.0)
+            .execute(&self.database)
+            .await
+            .unwrap();
+        }
+        self.relay().await;
+    }
+
+    /// Wipes Redis.
+    pub async fn flush(&self) {
+        resp::send(&self.redis.url(), "FLUSHALL").await;
+    }
+
+    /// Whether nothing is left to do: neither in Redis nor in the journal.
+    pub async fn is_idle(&self) -> bool {
+        let counts = self.store.counts(&Number::QUEUE).await.unwrap();
+        self.count("SELECT count(*) FROM job_journal").await == 0
+            && counts.ready + counts.scheduled + counts.running == 0
+    }
+
     /// One number from the database.
     pub async fn count(&self, sql: &'static str) -> i64 {
         sqlx::query_scalar(sql).fetch_one(&self.database).await.unwrap()
@@ -158,6 +185,16 @@ impl Worker {
         let sum = sum as u64;
         sum
     }
+}
+
+/// Whether the long tests are asked for. Without `cargo xtask test --all` they say so and pass.
+#[must_use]
+pub fn long_ones() -> bool {
+    let asked = std::env::var_os("WINDROW_TEST_ALL").is_some();
+    if !asked {
+        println!("a long one: run by `cargo xtask test --all` only");
+    }
+    asked
 }
 
 /// Waits until something holds, asking again every few milliseconds.

@@ -142,6 +142,14 @@ impl Role {
         .await;
     }
 
+    /// Waits until its log has these words, among its last lines.
+    pub async fn await_log(&self, words: &str) {
+        until(&format!("{} says {words:?}", self.name), || async {
+            self.log.lock().unwrap().iter().any(|line| line.contains(words))
+        })
+        .await;
+    }
+
     /// The sum of a metric over all label sets that hold each of these `name="value"` pairs.
     pub async fn metric(&self, name: &str, labels: &[&str]) -> f64 {
         let (_, body) = self.get("/metrics").await;
