@@ -43,7 +43,6 @@ pub(crate) async fn enqueue(
     plan.job.traceparent = Some(traceparent.clone());
     let accepted = intake::submit(&deps.store, &deps.database, &plan).await?;
     if accepted.created {
-        deps.metrics.enqueued.with_label_values(&[accepted.queue.as_str(), accepted.kind.as_str()]).inc();
         tracing::info!(
             job_id = %accepted.id, kind = %accepted.kind, caller = caller.name, traceparent, "a job was enqueued"
         );

@@ -82,6 +82,7 @@ pub async fn serve(listener: Listener, config: &Config, deps: Deps, shutdown: Sh
 /// # Errors
 /// When a setting cannot stand.
 pub fn router(config: &Config, deps: Deps) -> Result<Router, InvalidConfig> {
+    deps.store.observe(&deps.metrics);
     let keys = config.keys()?.map(Arc::new);
     let ops = ops::router(deps.registry.clone(), deps.health.clone());
     let jobs = Router::new()

@@ -19,7 +19,7 @@ const SECONDS: &[f64] =
 /// The queue's metrics. Cheap to clone; one registration a process.
 #[derive(Clone, Debug)]
 pub struct QueueMetrics {
-    /// Jobs accepted, by queue and kind.
+    /// Jobs put into Redis, by queue and kind: fast ones when they are enqueued, journaled ones when they are relayed.
     pub enqueued: IntCounterVec,
     /// Attempts finished, by queue, kind and outcome.
     pub finished: IntCounterVec,
@@ -57,7 +57,11 @@ impl QueueMetrics {
             register(registry, HistogramVec::new(options, labels))
         };
         Self {
-            enqueued: counter("windrow_jobs_enqueued_total", "Jobs accepted by this process.", &["queue", "kind"]),
+            enqueued: counter(
+                "windrow_jobs_enqueued_total",
+                "Jobs that this process put into Redis: fast ones as they were enqueued, journaled ones as they were relayed.",
+                &["queue", "kind"],
+            ),
             finished: counter(
                 "windrow_jobs_finished_total",
                 "Attempts that this process finished, by outcome (complete, retry, snooze, release, cancel, dead, gone).",
@@ -96,7 +100,7 @@ impl QueueMetrics {
                 "Jobs acknowledged unrun, because the journal no longer held them.",
                 &["queue"],
             ),
-            script: seconds("windrow_redis_script_seconds", "Round trip of a Redis script.", &["queue", "script"]),
+            script: seconds("windrow_redis_script_seconds", "Round trip of a Redis script.", &["script"]),
         }
     }
 }

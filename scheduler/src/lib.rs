@@ -98,6 +98,7 @@ pub fn listen_pool(config: &database::Config) -> Result<PgPool, sqlx::Error> {
 pub async fn run(config: Config, deps: Deps, shutdown: Shutdown) -> anyhow::Result<()> {
     config.validate().map_err(anyhow::Error::msg).context("scheduler")?;
     let Deps { store, database, direct, catalog, schedules, registry, queue_metrics, health } = deps;
+    store.observe(&queue_metrics);
     let metrics = Metrics::new(&registry);
     let queues = catalog.queues();
     let wake = Arc::new(Notify::new());

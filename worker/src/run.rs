@@ -42,6 +42,7 @@ pub struct Deps {
 /// When the settings are wrong. A store that is away is waited for.
 pub async fn run(config: Config, deps: Deps, shutdown: Shutdown) -> anyhow::Result<()> {
     let served = config.served(&deps.handlers.catalog().queues())?;
+    deps.store.observe(&deps.metrics);
     let clock = RedisClock::default();
     let journal_ok = Arc::new(AtomicBool::new(true));
     // Everything that lives as long as this role; dropped, and so aborted, when it ends.
@@ -52,6 +53,7 @@ pub async fn run(config: Config, deps: Deps, shutdown: Shutdown) -> anyhow::Resu
 
     let info = format!("{}:{}", hostname(), std::process::id());
     let (mut hubs, mut queues) = (Vec::new(), Vec::new());
+    report_zeroes(&deps.metrics, &deps.handlers);
     for (queue, concurrency) in served {
         let (deliveries, rx) = mpsc::channel(concurrency);
         let (journaled, claims) = mpsc::unbounded_channel();
@@ -122,6 +124,19 @@ fn start_lease_thread(hubs: Vec<Hub>, shutdown: Shutdown) -> std::io::Result<one
         let _ = ended.send(result);
     })?;
     Ok(drained)
+}
+
+/// What has not happened yet is zero, not absent: an alert on a counter needs its first increase.
+fn report_zeroes(metrics: &QueueMetrics, handlers: &Registry) {
+    for info in handlers.catalog().iter() {
+        let queue = info.queue.as_str();
+        for counter in [&metrics.rescued, &metrics.leases_lost, &metrics.ghosts] {
+            counter.with_label_values(&[queue]).inc_by(0);
+        }
+        for outcome in ["complete", "retry", "snooze", "release", "cancel", "dead", "gone"] {
+            metrics.finished.with_label_values(&[queue, info.kind.as_str(), outcome]).inc_by(0);
+        }
+    }
 }
 
 fn hostname() -> String {

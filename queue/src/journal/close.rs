@@ -107,7 +107,7 @@ pub struct ClosedCursor {
     pub id: Uuid,
 }
 
-/// A page of dead jobs, newest first.
+/// A page of closed jobs in one state, newest first.
 ///
 /// # Errors
 /// When Postgres is away.

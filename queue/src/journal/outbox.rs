@@ -17,6 +17,7 @@ use uuid::Uuid;
 
 use crate::{
     id::{Generation, JobId, Member},
+    job::Due,
     name::{InvalidName, Kind, QueueName, Tenant},
     policy::Band,
 };
@@ -78,6 +79,7 @@ pub struct OutboxRow {
     relay_at: DateTime<Utc>,
     seq: i64,
     waited_s: f64,
+    due_in_s: f64,
 }
 
 /// What the relay puts into Redis.
@@ -93,8 +95,8 @@ pub struct RelayJob {
     pub kind: Kind,
     /// Priority.
     pub band: Band,
-    /// When it becomes ready.
-    pub run_at: DateTime<Utc>,
+    /// When it becomes ready: told as a delay by Postgres' clock, which Redis' need not agree with.
+    pub due: Due,
 }
 
 impl OutboxRow {
@@ -127,7 +129,10 @@ impl OutboxRow {
             tenant: (!self.tenant.is_empty()).then(|| Tenant::new(&*self.tenant)).transpose()?,
             kind: Kind::new(&*self.kind)?,
             band: u8::try_from(self.band).ok().and_then(Band::from_number).unwrap_or(Band::Low),
-            run_at: self.run_at,
+            due: match Duration::try_from_secs_f64(self.due_in_s) {
+                Ok(delay) if !delay.is_zero() => Due::In(delay),
+                _ => Due::Now,
+            },
         })
     }
 }
@@ -186,7 +191,8 @@ pub async fn take(tx: &mut PgConnection, lanes: &[OutboxLane], each: i64) -> Res
          )
          DELETE FROM job_outbox WHERE ctid = ANY (ARRAY (SELECT row FROM due))
          RETURNING band, id, gen, queue, tenant, kind, run_at, relay_at, seq,
-                   extract(epoch FROM clock_timestamp() - relay_at)::float8 AS waited_s",
+                   extract(epoch FROM clock_timestamp() - relay_at)::float8 AS waited_s,
+                   greatest(extract(epoch FROM run_at - clock_timestamp()), 0)::float8 AS due_in_s",
     )
     .bind(lanes.iter().map(|lane| lane.band).collect::<Vec<_>>())
     .bind(lanes.iter().map(|lane| &*lane.queue).collect::<Vec<_>>())

@@ -62,7 +62,10 @@ impl Store {
                 let items: Vec<Item> = chunk.iter().map(|&i| fast_item(&jobs[i])).collect();
                 for (&i, code) in chunk.iter().zip(self.send_items(&keys, &items).await?) {
                     answers[i] = match code {
-                        Code::Created => Ok(Enqueued::Created(jobs[i].id)),
+                        Code::Created => {
+                            self.count_enqueued(queue, &jobs[i].kind);
+                            Ok(Enqueued::Created(jobs[i].id))
+                        }
                         Code::Known => Ok(Enqueued::Exists(jobs[i].id)),
                         Code::Stands(id) => Ok(Enqueued::Exists(id)),
                         Code::Refused(refused) => Err(refused),
@@ -86,14 +89,19 @@ impl Store {
                 .map(|job| Item {
                     member: job.member.to_bytes(),
                     part: envelope::encode_journaled(job),
-                    delay: format!("@{}", job.run_at.timestamp_millis().max(0)),
+                    delay: delay(job.due),
                     unique: None,
                     idempotency: None,
                 })
                 .collect();
-            answers.extend(self.send_items(&keys, &items).await?.into_iter().map(|code| match code {
+            let codes = self.send_items(&keys, &items).await?;
+            answers.extend(chunk.iter().zip(codes).map(|(job, code)| match code {
                 Code::Refused(refused) => Err(refused),
-                Code::Created | Code::Known | Code::Stands(_) => Ok(()),
+                Code::Created => {
+                    self.count_enqueued(queue, &job.kind);
+                    Ok(())
+                }
+                Code::Known | Code::Stands(_) => Ok(()),
             }));
         }
         Ok(answers)
@@ -141,13 +149,18 @@ fn fast_item(job: &NewJob) -> Item {
     Item {
         member: Member::fast(job.id).to_bytes(),
         part: envelope::encode_fast(job),
-        delay: match job.due {
-            Due::Now => "0".into(),
-            Due::In(delay) => millis(delay).to_string(),
-            Due::At(at) => format!("@{}", at.timestamp_millis().max(0)),
-        },
+        delay: delay(job.due),
         unique: job.unique.map(|key| key.0),
         idempotency: job.idempotency.map(|key| key.0),
+    }
+}
+
+/// As the script reads it.
+fn delay(due: Due) -> String {
+    match due {
+        Due::Now => "0".into(),
+        Due::In(delay) => millis(delay).to_string(),
+        Due::At(at) => format!("@{}", at.timestamp_millis().max(0)),
     }
 }
 

@@ -10,7 +10,7 @@ use redis::{
 };
 
 use super::{
-    StoreError,
+    Metrics, StoreError,
     script::{Call, NamedScript},
 };
 
@@ -23,16 +23,17 @@ pub(crate) struct Link {
     client: Client,
     timeout: Duration,
     current: Mutex<(u64, Option<MultiplexedConnection>)>,
+    metrics: Metrics,
 }
 
 impl Link {
-    pub(crate) fn new(client: Client) -> Self {
-        Self::with_timeout(client, RESPONSE_TIMEOUT)
+    pub(crate) fn new(client: Client, metrics: &Metrics) -> Self {
+        Self::with_timeout(client, metrics, RESPONSE_TIMEOUT)
     }
 
     /// A link for commands that block up to `timeout` at the server.
-    pub(crate) fn with_timeout(client: Client, timeout: Duration) -> Self {
-        Self { client, timeout, current: Mutex::new((0, None)) }
+    pub(crate) fn with_timeout(client: Client, metrics: &Metrics, timeout: Duration) -> Self {
+        Self { client, timeout, current: Mutex::new((0, None)), metrics: Metrics::clone(metrics) }
     }
 
     fn current(&self) -> (u64, Option<MultiplexedConnection>) {
@@ -97,7 +98,9 @@ impl Link {
                 Err(error) => Err(error),
             };
         }
-        tracing::trace!(script = script.name, elapsed = ?started.elapsed(), "called");
+        if let Some(metrics) = self.metrics.get() {
+            metrics.script.with_label_values(&[script.name]).observe(started.elapsed().as_secs_f64());
+        }
         answer.map_err(|error| {
             if is_broken(&error) {
                 self.drop_connection(number);

@@ -14,10 +14,20 @@ mod server;
 mod session;
 mod tick;
 
-use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use redis::{Client, RedisError, TlsCertificates};
 use serde::{Deserialize, Serialize};
+
+use crate::{
+    metrics::QueueMetrics,
+    name::{Kind, QueueName},
+};
 
 pub use dead::{DeadCursor, DeadJob};
 pub use enqueue::Refused;
@@ -153,7 +163,11 @@ struct Inner {
     config: Config,
     /// Empty, or in tests the key of a manual clock.
     clock: String,
+    metrics: Metrics,
 }
+
+/// Where the store counts, once it was told; shared by all handles and connections that came of one [`Store::new`].
+type Metrics = Arc<OnceLock<QueueMetrics>>;
 
 impl fmt::Debug for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -188,17 +202,37 @@ impl Store {
             Client::build_with_tls(&*config.url, TlsCertificates { client_tls: None, root_cert: Some(ca) })
         };
         let client = client.map_err(|_| refuse("url", "is no redis:// or rediss:// URL".into()))?;
-        let link = link::Link::new(client.clone());
-        Ok(Self { inner: Arc::new(Inner { client, link, config: config.clone(), clock }) })
+        let metrics = Metrics::default();
+        let link = link::Link::new(client.clone(), &metrics);
+        Ok(Self { inner: Arc::new(Inner { client, link, config: config.clone(), clock, metrics }) })
     }
 
     /// The same Redis over a connection of its own. A connection lives and dies with the runtime on which it was made:
     /// whoever runs on another one detaches first.
     #[must_use]
     pub fn detached(&self) -> Self {
-        let Inner { client, config, clock, .. } = &*self.inner;
-        let link = link::Link::new(client.clone());
-        Self { inner: Arc::new(Inner { client: client.clone(), link, config: config.clone(), clock: clock.clone() }) }
+        let Inner { client, config, clock, metrics, .. } = &*self.inner;
+        Self {
+            inner: Arc::new(Inner {
+                link: link::Link::new(client.clone(), metrics),
+                client: client.clone(),
+                config: config.clone(),
+                clock: clock.clone(),
+                metrics: Arc::clone(metrics),
+            }),
+        }
+    }
+
+    /// Tells the store where to count what it takes in and how long its scripts run. Only the first call has an effect.
+    pub fn observe(&self, metrics: &QueueMetrics) {
+        // A second call means the same registry: a process has one.
+        let _ = self.inner.metrics.set(metrics.clone());
+    }
+
+    fn count_enqueued(&self, queue: &QueueName, kind: &Kind) {
+        if let Some(metrics) = self.inner.metrics.get() {
+            metrics.enqueued.with_label_values(&[queue.as_str(), kind.as_str()]).inc();
+        }
     }
 
     /// How long a worker may be silent before its jobs go back.

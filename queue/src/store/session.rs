@@ -213,8 +213,8 @@ impl Session {
             store: store.clone(),
             keys: Keys::new(queue),
             id,
-            requests: Link::new(client.clone()),
-            heartbeats: Link::new(client.clone()),
+            requests: Link::new(client.clone(), &store.inner.metrics),
+            heartbeats: Link::new(client.clone(), &store.inner.metrics),
         };
         let mut call = HELLO.call(&session.keys, Some(&session.id.0), store.clock());
         call.arg(&session.id.0).arg(millis(store.lease())).arg(slots).arg(info);
@@ -348,7 +348,8 @@ impl Waker {
     /// A waker of a queue that waits at most `timeout` at a time.
     #[must_use]
     pub fn new(store: &Store, queue: &QueueName, timeout: Duration) -> Self {
-        let link = Link::with_timeout(store.inner.client.clone(), timeout + Duration::from_secs(3));
+        let link =
+            Link::with_timeout(store.inner.client.clone(), &store.inner.metrics, timeout + Duration::from_secs(3));
         Self { link, keys: Keys::new(queue), timeout }
     }
 

@@ -1,6 +1,6 @@
 //! The hub of one queue: the one place that speaks to Redis for the jobs of that queue in this process.
 //!
-//! It owns the session, the table of running jobs and the slots. It lives on the lease thread (`thread`), apart from the
+//! It owns the session, the table of running jobs and the slots. It lives on the lease thread (`run`), apart from the
 //! handlers, so that a handler which blocks a core does not look like a dead worker. Three helpers live beside it, each with
 //! a connection of its own: the heartbeat, the waker (blocking pop) and the ticker.
 //!

@@ -18,7 +18,7 @@ use crate::lease::{Control, Lease, StopReason};
 const REPLAY: Duration = Duration::from_secs(2);
 /// Outcomes remembered for that, at most.
 const MAX_RECENT: usize = 500;
-/// Outcomes in one sync, which takes 2,000. Those of the last request and of every slot fit.
+/// Outcomes in one sync: those of the last request and of every slot fit.
 const MAX_REPLAY: usize = 2000;
 
 #[derive(Debug)]

@@ -146,7 +146,7 @@ impl Rig {
             tenant: None,
             kind: Args::KIND,
             band: Band::Normal,
-            run_at: DateTime::UNIX_EPOCH,
+            due: Due::Now,
         }
     }
 
