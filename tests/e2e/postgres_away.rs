@@ -75,24 +75,47 @@ async fn a_killed_postgres_comes_back_and_every_effect_is_there_once() {
     place.assert_posted(240).await;
 }
 
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Away {
+    /// Connections are refused.
+    Stopped,
+    /// Connections stay open, and nothing answers.
+    Frozen,
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn fast_jobs_go_on_without_postgres_and_journaled_ones_wait_unclaimed() {
+    fast_jobs_go_on(Away::Stopped).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fast_jobs_go_on_beside_a_frozen_postgres() {
+    fast_jobs_go_on(Away::Frozen).await;
+}
+
+async fn fast_jobs_go_on(away: Away) {
     let stage = Stage::with_postgres().await;
     let worker = stage.worker(Registry::new().with(handler(|_, _: Number| async { Ok(Outcome::Done) })));
     stage.enqueue(&numbers(5)).await;
     until("it works", || async { worker.counted("windrow_jobs_finished_total", "complete") == 5 }).await;
     let postgres = stage.postgres.as_ref().unwrap();
-    // A lane of their own, as kinds that are journaled have it.
+    // More than there are slots; in a lane of their own, as kinds that are journaled have it.
     let later: Vec<_> =
-        numbers(5).into_iter().map(|job| job.tenant(TENANT).due(Due::In(Duration::from_millis(1500)))).collect();
+        numbers(40).into_iter().map(|job| job.tenant(TENANT).due(Due::In(Duration::from_millis(1500)))).collect();
     stage.enqueue_journaled(&later).await;
-    postgres.stop().unwrap();
+    match away {
+        Away::Stopped => postgres.stop().unwrap(),
+        Away::Frozen => postgres.pause().unwrap(),
+    }
+    until("they are due", || async { stage.store.counts(&QUEUE).await.unwrap().scheduled == 0 }).await;
     until("it says so", || async { !worker.health.is_ready() }).await;
-    until("they are ready", || async { stage.store.counts(&QUEUE).await.unwrap().ready == 5 }).await;
     stage.enqueue(&numbers(100)).await;
     until("fast jobs are done", || async { worker.counted("windrow_jobs_finished_total", "complete") == 105 }).await;
-    postgres.restart().unwrap();
-    until("journaled ones follow", || async { worker.counted("windrow_jobs_finished_total", "complete") == 110 }).await;
+    match away {
+        Away::Stopped => postgres.restart().unwrap(),
+        Away::Frozen => postgres.resume().unwrap(),
+    }
+    until("journaled ones follow", || async { worker.counted("windrow_jobs_finished_total", "complete") == 145 }).await;
     assert_eq!(worker.counted("windrow_jobs_finished_total", "retry"), 0);
     worker.stop().await;
 }

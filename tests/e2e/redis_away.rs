@@ -119,3 +119,37 @@ async fn a_wiped_redis_breaks_nobody_and_the_journal_brings_its_jobs_back() {
     }
     place.assert_scored(34).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frozen_redis_is_waited_out_and_nothing_is_rescued() {
+    let (mut place, site) = tokio::join!(Place::new(), Site::start());
+    place.set("REDIS__LEASE", "2s");
+    place.tenant(&site).await;
+    place.source(&site, "north", Page::vacancies("north", 30)).await;
+    site.hold("/score");
+    let (scheduler, worker) = tokio::join!(place.start("scheduler"), place.start("worker"));
+    let api = place.start("api").await;
+    place.json(&["sources", "fetch", "--all"]).await;
+    until("all its slots for scoring are taken", || async { site.requests("/score").len() == 8 }).await;
+    place.redis.pause().unwrap();
+    let paused = Instant::now();
+    for role in [&scheduler, &worker, &api] {
+        role.await_readiness(503, r#""redis":{"ok":false"#).await;
+        assert_eq!(role.get("/healthz").await.0, 200, "it waits, it does not end");
+    }
+    let asked = Instant::now();
+    let (code, _, problem) = api.post("/api/v1/jobs", "", &serde_json::json!({"kind": "vacancy.fetch_all"})).await;
+    assert_eq!(code, 503, "{problem}");
+    assert!(asked.elapsed() < Duration::from_secs(12), "{:?}", asked.elapsed());
+    site.release("/score");
+    until("what ran is committed", || async { place.count("SELECT count(*) FROM scoring_history").await == 8 }).await;
+    until("the outage was long enough", || async { paused.elapsed() > Duration::from_secs(6) }).await;
+    place.redis.resume().unwrap();
+    until("all is done", || async { place.is_idle().await }).await;
+    for role in [&scheduler, &worker, &api] {
+        role.await_readiness(200, "").await;
+    }
+    assert_eq!(rescued(&[&scheduler, &worker]).await, 0.0, "nothing was lost");
+    assert_eq!(site.requests("/score").len(), 30, "nothing ran twice");
+    place.assert_scored(30).await;
+}

@@ -48,6 +48,8 @@ async fn sigterm_lets_what_runs_finish() {
     until("all its slots for scoring are taken", || async { site.requests("/score").len() == 8 }).await;
     worker.terminate();
     worker.await_log("nothing more is claimed").await;
+    // Longer than a handler has that is told to stop: it must not be told before the grace is over.
+    assert!(worker.ended_within(Duration::from_secs(3)).await.is_none(), "its grace is 25 s");
     site.release("/score");
     assert_eq!(worker.ended_within(Duration::from_secs(15)).await.expect("it ends").code(), Some(0));
     // Slots that got free after the signal stayed free.
