@@ -132,21 +132,21 @@ async fn ticks_of_many_look_at_sessions_once_in_a_while() {
     let mut worker = rig.worker().await;
     worker.claim(1).await;
     rig.tick().await;
-    for _ in 0..LEASE / 1000 - 1 {
-        rig.advance(1000).await;
-        rig.tick().await;
+    // The last look is half a second before the lease is over.
+    for ms in [4000, 4000, LEASE - 8500] {
+        rig.advance(ms).await;
+        assert_eq!(rig.tick().await.rescued, 0);
     }
-    rig.advance(799).await;
-    assert_eq!(rig.tick().await.rescued, 0);
     let mut due = rig.job(1);
-    due.due = due_in(1);
+    due.due = due_in(500);
     rig.put(&[due]).await;
-    rig.advance(200).await;
-    assert_eq!(rig.tick().await.promoted, 1, "promotion does not wait");
+    rig.advance(500).await;
+    let tick = rig.tick().await;
+    assert_eq!((tick.promoted, tick.rescued), (1, 0), "promotion does not wait, rescue does");
+    rig.advance(299).await;
+    assert_eq!(rig.tick().await.rescued, 0);
     rig.advance(1).await;
-    rig.tick().await;
-    rig.advance(800).await;
-    rig.tick().await;
+    assert_eq!(rig.tick().await.rescued, 1);
     assert!(rig.audit().await.deadlines.is_empty());
 }
 

@@ -5,9 +5,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use windrow_devserver::{RedisOptions, RedisServer};
 use windrow_queue::{
     Member,
-    store::{Finish, Waker},
+    store::{Config, Finish, Session, SessionId, Store, Waker},
 };
 
 use crate::support::*;
@@ -90,6 +91,61 @@ async fn what_a_session_may_not_have_neither_keeps_it_asking_nor_wakes_it() {
         assert_eq!((reply.claims.len(), reply.more, tokens(&rig).await), (0, false, 0));
     }
     assert_eq!(worker.drain().await.len(), 100);
+}
+
+/// Serves a queue for two seconds as a worker does; answers how many scripts and pops that took.
+async fn cost(fill: impl AsyncFnOnce(&Rig), journaled_ok: bool) -> u64 {
+    let server = tokio::task::spawn_blocking(|| RedisServer::start(RedisOptions::default())).await.unwrap().unwrap();
+    let rig = Rig::at(&server.url(), |_| ()).await;
+    fill(&rig).await;
+    let store = Store::new(&Config { url: server.url(), ..Config::default() }).unwrap();
+    let session = Session::open(&store, &rig.queue, SessionId::from_random(random()), 10, "test").await.unwrap();
+    let waker = Waker::new(&store, &rig.queue, Duration::from_secs(5));
+    let calls = async || -> u64 {
+        let stats: String = rig.raw(redis::cmd("INFO").arg("commandstats")).await;
+        let of = |name: &str| {
+            let line = stats.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(":calls="));
+            line.map_or(0, |rest| rest.split(',').next().unwrap().parse().unwrap())
+        };
+        of("cmdstat_evalsha") + of("cmdstat_blpop")
+    };
+    let before = calls().await;
+    let serve = async {
+        let mut n = 0;
+        loop {
+            n += 1;
+            if !ok(session.finish_claim(n, n - 1, 10, PLENTY, journaled_ok, &[]).await.unwrap()).more {
+                waker.wait().await.unwrap();
+            }
+        }
+    };
+    let ticks = async {
+        let mut seconds = tokio::time::interval(Duration::from_secs(1));
+        loop {
+            seconds.tick().await;
+            store.tick(&rig.queue).await.unwrap();
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(2), async { tokio::join!(serve, ticks) }).await.unwrap_err();
+    calls().await - before
+}
+
+#[tokio::test]
+async fn an_idle_queue_and_one_full_of_what_nobody_may_have_cost_next_to_nothing() {
+    let idle = cost(async |_| (), true);
+    let unclaimable = cost(
+        async |rig| {
+            for i in 0..50 {
+                let mut job = rig.relay_job();
+                job.tenant = Some(tenant(&format!("t{i}")));
+                rig.store.relay(&rig.queue, &[job]).await.unwrap();
+            }
+        },
+        false,
+    );
+    let (idle, unclaimable) = tokio::join!(idle, unclaimable);
+    assert!(idle <= 10, "{idle} calls in two seconds");
+    assert!(unclaimable <= 20, "{unclaimable} calls in two seconds");
 }
 
 #[tokio::test]
