@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::Value;
 use sqlx::PgPool;
 use windrow_queue::{
-    JobId, Kind, QueueName, Tenant,
+    Enqueued, JobId, Kind, QueueName, Tenant,
     id::Member,
     journal::{self, CloseState, Closed, ClosedCursor},
     store::{DeadCursor, DeadJob, JobState, Store},
@@ -209,7 +209,6 @@ async fn fast_by_id(store: &Store, id: JobId) -> anyhow::Result<Option<Dead>> {
     for queue in kinds::catalog().queues() {
         let Some(status) = store.status(&queue, Member::fast(id)).await? else { continue };
         let (JobState::Dead, Some(kind)) = (status.state, status.kind) else { return Ok(None) };
-        let died_at = status.errors.last().map(|error| error.at);
         let (tenant, args, attempt) = (status.tenant, status.args, status.attempt);
         let job = DeadJob {
             id,
@@ -218,7 +217,7 @@ async fn fast_by_id(store: &Store, id: JobId) -> anyhow::Result<Option<Dead>> {
             args,
             attempt,
             enqueued_at: status.enqueued_at,
-            died_at,
+            died_at: status.died_at,
             errors: status.errors,
         };
         return Ok(Some(Dead::fast(&queue, job)));
@@ -230,17 +229,24 @@ fn not_dead(id: JobId) -> anyhow::Error {
     Failure::not_found(format!("there is no dead job {id}"))
 }
 
+fn stays_dead(id: JobId, other: Option<JobId>) -> String {
+    let other = other.map_or_else(|| "another job".to_owned(), |other| format!("job {other}"));
+    format!("job {id} stays dead: {other} with its unique key stands, which does its work")
+}
+
 /// The old id and the new, which is the same for a journaled job.
 async fn redrive(store: &Store, database: &PgPool, id: JobId) -> anyhow::Result<(JobId, JobId)> {
     if journal::redrive(database, id).await? {
         return Ok((id, id));
     }
     if journal::show_closed(database, id).await?.is_some_and(|closed| closed.state != "discarded") {
-        anyhow::bail!("job {id} stays dead: another job with its unique key stands, which does its work");
+        anyhow::bail!(stays_dead(id, None));
     }
     for queue in kinds::catalog().queues() {
-        if let Some(new) = store.redrive(&queue, id).await? {
-            return Ok((id, new));
+        match store.redrive(&queue, id).await? {
+            Some(Enqueued::Created(new)) => return Ok((id, new)),
+            Some(Enqueued::Exists(other)) => anyhow::bail!(stays_dead(id, Some(other))),
+            None => {}
         }
     }
     Err(not_dead(id))

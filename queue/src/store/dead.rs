@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     id::{JobId, Member},
+    job::Enqueued,
     name::{Kind, QueueName, Tenant},
 };
 
@@ -79,6 +80,7 @@ impl DeadJob {
             attempt: self.attempt,
             enqueued_at: self.enqueued_at,
             ready_at: None,
+            died_at: self.died_at,
             args: self.args,
             errors: self.errors,
             result: None,
@@ -145,21 +147,21 @@ impl Store {
             .collect())
     }
 
-    /// Brings a dead fast job back as ready, under a new id; `None` if it is not dead. If another job stands for its unique
-    /// key, that one's id is the answer, and the dead job stays dead.
+    /// Brings a dead fast job back as ready, under a new id; `None` if it is not dead. `Exists` if another job stands for its
+    /// unique key: the dead job stays dead then.
     ///
     /// # Errors
     /// When Redis is away, or out of memory.
-    pub async fn redrive(&self, queue: &QueueName, id: JobId) -> Result<Option<JobId>, StoreError> {
+    pub async fn redrive(&self, queue: &QueueName, id: JobId) -> Result<Option<Enqueued>, StoreError> {
         let new = JobId::new();
         let mut call = REDRIVE.call(&Keys::new(queue), None, self.clock());
         call.arg(Member::fast(id).to_bytes()).arg(Member::fast(new).to_bytes());
         match self.link().run::<Value>(&REDRIVE, &call).await? {
-            Value::Int(1) => Ok(Some(new)),
+            Value::Int(1) => Ok(Some(Enqueued::Created(new))),
             Value::Int(_) => Ok(None),
             other => bytes(&other)
                 .and_then(Member::from_bytes)
-                .map(|stands| Some(stands.id))
+                .map(|stands| Some(Enqueued::Exists(stands.id)))
                 .ok_or(StoreError::Unreadable("an answer to redrive")),
         }
     }

@@ -52,6 +52,8 @@ pub struct JobStatus {
     pub enqueued_at: Option<DateTime<Utc>>,
     /// When it is due (scheduled), or became ready.
     pub ready_at: Option<DateTime<Utc>>,
+    /// When it died.
+    pub died_at: Option<DateTime<Utc>>,
     /// Args of a fast job.
     pub args: Option<Box<RawValue>>,
     /// The last ten attempts' errors.
@@ -126,6 +128,7 @@ impl Store {
             attempt: old.attempt,
             enqueued_at: instant(envelope.enqueued_ms),
             ready_at: instant(ready_ms),
+            died_at: None,
             args: envelope.args,
             errors: AttemptError::lines(errors),
             result: None,
@@ -197,6 +200,7 @@ fn kept_status(record: &[u8]) -> Result<JobStatus, StoreError> {
         attempt: kept.attempt,
         enqueued_at: None,
         ready_at: None,
+        died_at: None,
         args: None,
         errors: Vec::new(),
         result: kept.reason.map(serde_json::Value::String),

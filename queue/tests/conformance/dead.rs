@@ -64,7 +64,7 @@ async fn the_dead_are_listed_newest_first_page_by_page() {
 async fn a_redriven_job_is_ready_once_under_a_new_id() {
     let rig = Rig::new().await;
     let ids = kill(&rig, 2, |n, job| job.unique(&n.to_string())).await;
-    let new = rig.store.redrive(&rig.queue, ids[0]).await.unwrap().unwrap();
+    let new = rig.store.redrive(&rig.queue, ids[0]).await.unwrap().unwrap().id();
     assert_ne!(new, ids[0]);
     assert_eq!(rig.store.redrive(&rig.queue, ids[0]).await.unwrap(), None);
     assert_eq!(rig.audit().await.tokens, 1);
@@ -80,10 +80,10 @@ async fn a_redrive_respects_the_unique_key() {
     let old = kill(&rig, 1, |_, job| job.unique("k")).await[0];
     let standing = rig.job(5).unique("k");
     rig.put(std::slice::from_ref(&standing)).await;
-    assert_eq!(rig.store.redrive(&rig.queue, old).await.unwrap(), Some(standing.id));
+    assert_eq!(rig.store.redrive(&rig.queue, old).await.unwrap(), Some(Enqueued::Exists(standing.id)));
     assert_eq!(rig.audit().await.dead.len(), 1, "it stays dead");
     rig.worker().await.drain().await;
-    let new = rig.store.redrive(&rig.queue, old).await.unwrap().unwrap();
+    let new = rig.store.redrive(&rig.queue, old).await.unwrap().unwrap().id();
     let later = rig.job(6).unique("k");
     assert_eq!(rig.store.enqueue(&[later]).await.unwrap(), [Ok(Enqueued::Exists(new))], "it holds its key again");
     rig.audit().await;

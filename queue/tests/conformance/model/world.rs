@@ -510,7 +510,7 @@ impl World {
             assert_eq!(self.rig.store.redrive(&self.rig.queue, JobId::new()).await.unwrap(), None);
             return;
         };
-        let new = self.rig.store.redrive(&self.rig.queue, member(key).id).await.unwrap().expect("it is dead");
+        let new = self.rig.store.redrive(&self.rig.queue, member(key).id).await.unwrap().expect("it is dead").id();
         if let Some(stands) = unique.and_then(|unique| self.reference.standing(unique)) {
             assert_eq!(new, member(stands).id);
         } else {
