@@ -15,7 +15,7 @@ use super::fetch_source::FetchSource;
 /// Sources in one transaction.
 const BATCH: i64 = 500;
 
-/// Enqueues a fetch for every active source, unless one stands already.
+/// Enqueues a fetch for every active source, unless one stands already; as a tenant's job, for that tenant's sources.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FetchAll {}
@@ -50,10 +50,11 @@ impl FetchAllHandler {
         let mut tx = self.database.begin().await?;
         let due: Vec<Due> = sqlx::query_as(
             "SELECT s.id, s.tenant FROM source s JOIN tenant t ON t.id = s.tenant
-             WHERE s.active AND t.active AND s.id > $1 ORDER BY s.id LIMIT $2",
+             WHERE s.active AND t.active AND s.id > $1 AND ($3::text IS NULL OR s.tenant = $3) ORDER BY s.id LIMIT $2",
         )
         .bind(after)
         .bind(BATCH)
+        .bind(ctx.tenant().map(Tenant::as_str))
         .fetch_all(&mut *tx)
         .await?;
         let jobs = due

@@ -61,11 +61,12 @@ impl RequeueUnscoredHandler {
 
     /// The jobs are enqueued before any vacancy is locked, as a scoring job's own transaction goes about it: it holds its job
     /// and then takes its vacancy. The other way round the two would wait for each other.
-    async fn batch(&self, after: Uuid) -> Result<Batch, JobError> {
+    async fn batch(&self, after: Uuid, tenant: Option<&Tenant>) -> Result<Batch, JobError> {
         let mut tx = self.database.begin().await?;
         let unscored: Vec<Unscored> = sqlx::query_as(
             "SELECT v.id, v.tenant FROM vacancy v JOIN tenant t ON t.id = v.tenant AND t.active
              WHERE v.status <> 'scored' AND v.id > $1 AND v.score_jobs < $2
+               AND ($5::text IS NULL OR v.tenant = $5)
                AND (v.status = 'new' OR v.queued_at IS NULL
                     OR v.queued_at < now() - make_interval(secs => $3 * greatest(v.score_jobs, 1)))
              ORDER BY v.id LIMIT $4",
@@ -74,6 +75,7 @@ impl RequeueUnscoredHandler {
         .bind(self.config.max_jobs)
         .bind(self.config.requeue_after.as_secs_f64())
         .bind(BATCH)
+        .bind(tenant.map(Tenant::as_str))
         .fetch_all(&mut *tx)
         .await?;
         let Some(last) = unscored.last().map(|vacancy| vacancy.id) else { return Ok(Batch::default()) };
@@ -121,11 +123,11 @@ impl RequeueUnscoredHandler {
 impl Handler for RequeueUnscoredHandler {
     type Args = RequeueUnscored;
 
-    async fn run(&self, _: JobContext, _: RequeueUnscored) -> JobResult {
+    async fn run(&self, ctx: JobContext, _: RequeueUnscored) -> JobResult {
         let mut total = Batch::default();
         let mut after = Uuid::nil();
         loop {
-            let batch = self.batch(after).await?;
+            let batch = self.batch(after, ctx.tenant()).await?;
             self.metrics.requeued.with_label_values(&["enqueued"]).inc_by(batch.enqueued);
             self.metrics.requeued.with_label_values(&["standing"]).inc_by(batch.standing);
             total.enqueued += batch.enqueued;

@@ -167,6 +167,13 @@ async fn every_active_source_of_every_active_tenant_gets_one_fetch() {
     .await
     .unwrap();
     let handler = FetchAllHandler::new(bench.pool.clone());
+    let (ctx, _) = attempt(&bench.pool, Some(&bench.tenant), &FetchAll {}).await;
+    handler.run(ctx, FetchAll {}).await.unwrap();
+    assert_eq!(
+        standing::<FetchSource>(&bench.pool).await.len(),
+        2,
+        "a tenant's job leaves other tenants' sources alone"
+    );
     for _ in 0..2 {
         let (ctx, _) = attempt(&bench.pool, None, &FetchAll {}).await;
         assert!(matches!(handler.run(ctx, FetchAll {}).await.unwrap(), Outcome::Done));

@@ -51,6 +51,20 @@ async fn what_is_new_or_was_queued_long_ago_without_a_job_is_queued_again() {
 }
 
 #[tokio::test]
+async fn a_tenants_sweep_leaves_other_tenants_vacancies_alone() {
+    let bench = Bench::new().await;
+    bench.vacancy(1).await;
+    set(&bench, "UPDATE vacancy SET status = 'new', score_jobs = 0, queued_at = NULL").await;
+    let handler = RequeueUnscoredHandler::new(bench.pool.clone(), Config::default(), bench.metrics.clone());
+    let other = testing::tenant(&bench.pool, "other").await;
+    for (tenant, enqueued) in [(&other, 0), (&bench.tenant, 1)] {
+        let (ctx, _) = testing::attempt(&bench.pool, Some(tenant), &RequeueUnscored {}).await;
+        handler.run(ctx, RequeueUnscored {}).await.unwrap();
+        assert_eq!(requeued(&bench, "enqueued"), enqueued, "{tenant}");
+    }
+}
+
+#[tokio::test]
 async fn a_vacancy_whose_job_still_stands_gets_no_second_one() {
     let bench = Bench::new().await;
     let id = bench.vacancy(1).await;
