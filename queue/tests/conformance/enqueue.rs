@@ -134,13 +134,13 @@ async fn a_closed_gate_refuses_new_jobs_only() {
 #[tokio::test]
 async fn thousands_of_jobs_in_one_call_and_of_one_moment_pass_through() {
     let rig = Rig::new().await;
-    let mut jobs = rig.jobs(2500);
-    for job in &mut jobs[..2000] {
+    let mut jobs = rig.jobs(9000);
+    for job in &mut jobs[..8500] {
         job.due = due_in(1000);
     }
     let mut members = rig.put(&jobs).await;
     rig.advance(1000).await;
-    assert_eq!(rig.tick().await.promoted, 2000);
+    assert_eq!(rig.tick().await.promoted, 8500);
     let mut done = rig.worker().await.drain().await;
     members.sort_by_key(|member| member.id);
     done.sort_by_key(|member| member.id);

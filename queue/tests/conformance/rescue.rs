@@ -253,6 +253,7 @@ async fn a_session_runs_one_suspect_at_a_time() {
         rig.lapse(&[]).await;
     }
     let (mut one, mut two) = (rig.worker().await, rig.worker().await);
+    rig.raw::<()>(redis::cmd("DEL").arg(rig.key("wake"))).await;
     let reply = one.serve(10, &[]).await;
     assert_eq!((reply.claims.len(), reply.more), (1, false), "the others are none that it could have");
     assert_eq!(rig.audit().await.tokens, 1, "another session is woken for them");

@@ -44,6 +44,23 @@ async fn after_a_sync_every_earlier_request_is_stale() {
 }
 
 #[tokio::test]
+async fn a_sync_says_that_the_session_lives() {
+    let rig = Rig::new().await;
+    rig.put_many(1).await;
+    let mut worker = rig.worker().await;
+    let claims = worker.claim(1).await;
+    rig.tick().await;
+    for _ in 0..20 {
+        rig.advance(1000).await;
+        let n = worker.next_n();
+        ok(worker.session.sync(n, &[(claims[0].member, claims[0].claim_no)], &[]).await.unwrap());
+        worker.prev_n = n;
+        assert_eq!(rig.tick().await.rescued, 0);
+    }
+    worker.complete(&claims).await;
+}
+
+#[tokio::test]
 async fn recent_outcomes_are_replayed_and_foreign_jobs_named_as_lost() {
     let rig = Rig::new().await;
     rig.put_many(4).await;
