@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 #![allow(clippy::float_cmp, reason = "metrics count whole things, which floats hold exactly")]
 
+mod blocking;
 mod fence;
 mod freeze;
 mod intake;
