@@ -20,6 +20,7 @@ impl Context {
     pub(crate) fn store(&self) -> anyhow::Result<Store> {
         let redis = &self.loaded.settings.redis;
         self.loaded.required("redis.url", &redis.url, "redis://localhost:6379/0")?;
+        self.loaded.in_range("redis")?;
         Store::new(redis).map_err(|error| match error {
             windrow_queue::store::StoreError::Config { key, reason } => {
                 self.loaded.refuse(&format!("redis.{key}"), reason).into()
@@ -35,6 +36,11 @@ impl Context {
     pub(crate) fn database(&self) -> anyhow::Result<PgPool> {
         let config = &self.loaded.settings.database;
         self.loaded.required("database.url", &config.url, "postgres://windrow@localhost/windrow")?;
+        self.loaded.in_range("database")?;
+        // The parser takes any scheme.
+        if !["postgres://", "postgresql://"].iter().any(|scheme| config.url.starts_with(scheme)) {
+            return Err(self.loaded.refuse("database.url", DATABASE_URL).into());
+        }
         // Not the error's words: they may quote a part of the URL.
         Ok(database::pool(config).map_err(|_| self.loaded.refuse("database.url", DATABASE_URL))?)
     }

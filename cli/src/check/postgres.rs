@@ -2,34 +2,43 @@
 
 use std::collections::BTreeMap;
 
-use sqlx::{PgPool, Row};
+use sqlx::{ConnectOptions, PgConnection, Row};
 use windrow_queue::database::{MIGRATOR, MIN_SERVER_VERSION};
 
 use super::finding::{Finding, Looked};
 use crate::context::Context;
 
 const PART: &str = "postgres";
+const SECTION: &str = "database";
 
 pub(super) async fn check(context: &Context) -> Looked {
     let database = match context.database() {
         Ok(database) => database,
         // Said among the settings.
-        Err(_) if context.loaded.settings.database.url.is_empty() => return Looked::default(),
+        Err(_) if context.loaded.settings.database.url.is_empty() || context.loaded.in_range(SECTION).is_err() => {
+            return Looked::default();
+        }
         Err(error) => return Finding::error(PART, format!("{error:#}"), "correct the setting").into(),
     };
-    look(&database).await.unwrap_or_else(|error| {
-        let advice = "start Postgres, or correct database.url (address, user, password, database, TLS)";
-        Finding::error(PART, format!("Postgres does not answer: {error}"), advice).into()
-    })
+    // Without the pool, which tries again until its time is over and then does not say why.
+    let looked = async { look(&mut database.connect_options().connect().await?).await };
+    let patience = context.loaded.settings.database.acquire_timeout;
+    let found = match tokio::time::timeout(patience, looked).await {
+        Ok(Ok(looked)) => return looked,
+        Ok(Err(error)) => format!("Postgres does not answer: {error}"),
+        Err(_) => format!("Postgres does not answer within {patience:?} (database.acquire_timeout)"),
+    };
+    let advice = "start Postgres, or correct database.url (address, user, password, database, TLS)";
+    Finding::error(PART, found, advice).into()
 }
 
-async fn look(database: &PgPool) -> Result<Looked, sqlx::Error> {
+async fn look(database: &mut PgConnection) -> Result<Looked, sqlx::Error> {
     let row = sqlx::query(
         "SELECT current_setting('server_version_num')::int, current_setting('server_version'),
                 (extract(epoch FROM clock_timestamp()) * 1000000)::bigint, current_setting('fsync') = 'on',
                 current_setting('idle_in_transaction_session_timeout') <> '0', pg_is_in_recovery()",
     )
-    .fetch_one(database)
+    .fetch_one(&mut *database)
     .await?;
     let (number, version, clock): (i32, String, i64) = (row.get(0), row.get(1), row.get(2));
     let (is_durable, has_timeout, is_replica): (bool, bool, bool) = (row.get(3), row.get(4), row.get(5));
@@ -68,9 +77,9 @@ async fn look(database: &PgPool) -> Result<Looked, sqlx::Error> {
 type Applied = BTreeMap<i64, (Vec<u8>, bool)>;
 
 /// None where there is no such table yet.
-async fn applied(database: &PgPool) -> Result<Applied, sqlx::Error> {
+async fn applied(database: &mut PgConnection) -> Result<Applied, sqlx::Error> {
     let exists: bool =
-        sqlx::query_scalar("SELECT to_regclass('_sqlx_migrations') IS NOT NULL").fetch_one(database).await?;
+        sqlx::query_scalar("SELECT to_regclass('_sqlx_migrations') IS NOT NULL").fetch_one(&mut *database).await?;
     if !exists {
         return Ok(Applied::new());
     }

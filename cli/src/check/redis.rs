@@ -11,7 +11,9 @@ pub(super) async fn check(context: &Context) -> Looked {
     let store = match context.store() {
         Ok(store) => store,
         // Said among the settings, unless it is the certificate's file.
-        Err(_) if context.loaded.settings.redis.url.is_empty() => return Looked::default(),
+        Err(_) if context.loaded.settings.redis.url.is_empty() || context.loaded.in_range(PART).is_err() => {
+            return Looked::default();
+        }
         Err(error) => return Finding::error(PART, format!("{error:#}"), "correct the setting").into(),
     };
     match store.server().await {

@@ -139,6 +139,16 @@ impl Loaded {
         faults
     }
 
+    /// Refuses the first setting of a section that lies outside of its range: commands that are no role look at no other
+    /// section, and a pool of no connections panics.
+    pub(crate) fn in_range(&self, section: &str) -> Result<(), SettingError> {
+        let of_section = |name: &str| name.split_once('.').is_some_and(|(first, _)| first == section);
+        match range::faults(&self.settings).into_iter().find(|(name, _)| of_section(name)) {
+            Some((name, expected)) => Err(self.refuse(name, expected)),
+            None => Ok(()),
+        }
+    }
+
     /// A text that has no sensible default, and is needed for what is to be done.
     pub(crate) fn required<'a>(&self, name: &str, value: &'a str, example: &str) -> Result<&'a str, SettingError> {
         if value.is_empty() {
