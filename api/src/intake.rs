@@ -29,7 +29,7 @@ const ATTEMPTS: std::ops::RangeInclusive<u16> = 1..=1000;
 
 /// A job as a client asks for it.
 #[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a JSON object")]
 pub struct JobRequest {
     /// What it is.
     pub kind: String,
@@ -131,14 +131,14 @@ impl JobRequest {
             Some(args) => args,
             None => RawValue::from_string("{}".to_owned()).expect("an empty object is JSON"),
         };
-        info.check_args(&args).map_err(|error| {
-            unprocessable(
-                "invalid-args",
-                "The args are not those of the kind",
-                format!("the args of {} do not decode: {error}", info.kind),
-            )
-            .at("/args")
-        })?;
+        let invalid_args =
+            |detail| unprocessable("invalid-args", "The args are not those of the kind", detail).at("/args");
+        // A list would decode too, by the order in which a type happens to have its fields.
+        if !args.get().starts_with('{') {
+            return Err(invalid_args(format!("the args of {} are a JSON object with named fields", info.kind)));
+        }
+        info.check_args(&args)
+            .map_err(|error| invalid_args(format!("the args of {} do not decode: {error}", info.kind)))?;
         let mut job = NewJob::of_kind(info, args).map_err(|error| match error {
             InvalidJob::TooLarge { .. } => too_large(error.to_string()).at("/args"),
             InvalidJob::Args { .. } | InvalidJob::Nul { .. } => invalid("/args", error.to_string()),

@@ -3,7 +3,7 @@
 use axum::{
     Extension, Json,
     body::Body,
-    extract::{Path, Request, State},
+    extract::{Path, Request, State, rejection::PathRejection},
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
@@ -61,8 +61,9 @@ pub(crate) async fn enqueue(
 pub(crate) async fn status(
     State(deps): State<Deps>,
     Extension(caller): Extension<Caller>,
-    Path(id): Path<String>,
+    path: Result<Path<String>, PathRejection>,
 ) -> Result<Json<JobView>, Problem> {
+    let Path(id) = path.map_err(|_| Problem::not_found("The path is no UTF-8 text, so no job has it for its id."))?;
     let not_here = || {
         let detail = format!("There is no job {id:.64}, or it is over and its result was not kept (keep_result).");
         Problem::not_found(detail)

@@ -325,6 +325,7 @@ async fn each_fault_of_a_request_has_its_status_its_type_and_its_pointer() {
         (json!({"kind": "sample.nothing"}), (422, "unknown-kind", Some("/kind"))),
         (json!({"args": {}}), invalid("")),
         (note("args", json!({"text": 5})), (422, "invalid-args", Some("/args"))),
+        (note("args", json!(["x"])), (422, "invalid-args", Some("/args"))),
         (charge("args", json!({"cents": -5})), (422, "invalid-args", Some("/args"))),
         (charge("args", json!({"cents": 1, "memo": "a\u{0}b"})), invalid("/args")),
         (note("args", json!({"text": "x".repeat(300_000)})), (413, "too-large", Some("/args"))),
@@ -371,6 +372,7 @@ async fn each_fault_of_a_request_has_its_status_its_type_and_its_pointer() {
 
     assert_eq!(api.get("/api/v1/nothing").await.problem(), (404, "not-found", None));
     assert_eq!(api.get("/api/v1/jobs/not-an-id").await.problem(), (404, "not-found", None));
+    assert_eq!(api.get("/api/v1/jobs/%ff").await.problem(), (404, "not-found", None));
     assert_eq!(api.get(&format!("/api/v1/jobs/{}", JobId::new())).await.problem(), (404, "not-found", None));
     let wrong_method = answer(api.request(Method::DELETE, "/api/v1/jobs")).await;
     assert_eq!(wrong_method.problem(), (405, "method-not-allowed", None));
