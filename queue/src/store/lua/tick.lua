@@ -52,7 +52,9 @@ end
 local last = tonumber(call('HGET', META, 'last_tick') or 0)
 if now < last or now - last >= 800 then
   local unfinished = false
-  if last > 0 and (now < last or now - last > 5000) then
+  -- Half a lease of silence, 5 s at most: longer than that, a session could lapse for want of somebody to hear it.
+  local silence = math.min(5000, math.max(2000, ttl / 2))
+  if last > 0 and (now < last or now - last > silence) then
     -- Nobody ticked: Redis was down, or everybody else was. No session could have said that it lives.
     grace = 1
     local sessions = call('ZRANGE', SESS, 0, 9999)
