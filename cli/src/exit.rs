@@ -78,10 +78,31 @@ fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
     cause.downcast_ref::<sqlx::Error>().filter(|error| is_transient(error)).map(|_| Exit::Unavailable)
 }
 
+/// What went wrong, from the outside in. Libraries often repeat their cause in their own words: each is said once.
+pub(crate) fn words(error: &anyhow::Error) -> String {
+    let mut words = String::new();
+    for cause in error.chain().map(ToString::to_string).filter(|cause| !cause.is_empty()) {
+        if !words.contains(&cause) {
+            words = if words.is_empty() { cause } else { format!("{words}: {cause}") };
+        }
+    }
+    let code = error.chain().find_map(|cause| cause.downcast_ref::<sqlx::Error>()?.as_database_error()?.code());
+    if code.as_deref() == Some(crate::probe::UNDEFINED_TABLE) {
+        words += "; has `windrow migrate` been run on this database?";
+    }
+    words
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use anyhow::Context;
+
+    #[test]
+    fn a_cause_that_is_repeated_is_said_once() {
+        let error = anyhow::anyhow!("refused").context("it was refused").context("cannot begin");
+        assert_eq!(words(&error), "cannot begin: it was refused");
+    }
 
     #[test]
     fn a_script_can_tell_causes_apart_however_deep_they_lie() {

@@ -41,7 +41,7 @@ fn main() -> ExitCode {
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("windrow: {error:#}");
+            eprintln!("windrow: {}", exit::words(&error));
             exit::of(&error).into()
         }
     }

@@ -1,9 +1,9 @@
 //! Redis: version, and whether it keeps what it was given.
 
-use windrow_queue::store::{MIN_REDIS, ServerInfo, StoreError};
+use windrow_queue::store::{MIN_REDIS, ServerInfo, Store, StoreError};
 
 use super::finding::{Finding, Looked};
-use crate::context::Context;
+use crate::{context::Context, kinds};
 
 const PART: &str = "redis";
 
@@ -17,7 +17,11 @@ pub(super) async fn check(context: &Context) -> Looked {
         Err(error) => return Finding::error(PART, format!("{error:#}"), "correct the setting").into(),
     };
     match store.server().await {
-        Ok(server) => Looked { findings: judge(&server), clock: Some(server.time_us) },
+        Ok(server) => {
+            let mut findings = judge(&server);
+            findings.extend(rights(&store).await);
+            Looked { findings, clock: Some(server.time_us) }
+        }
         Err(error @ StoreError::Unavailable(_)) => {
             Finding::error(PART, error.to_string(), "start Redis, or correct redis.url (address, password, TLS)").into()
         }
@@ -25,6 +29,20 @@ pub(super) async fn check(context: &Context) -> Looked {
             Ok(()) => Looked { findings: hidden(&error), clock: None },
             Err(error) => Finding::error(PART, error.to_string(), "correct redis.url (user, password)").into(),
         },
+    }
+}
+
+/// A user may be allowed to look at the server, and not to run scripts or to touch our keys.
+async fn rights(store: &Store) -> Option<Finding> {
+    let queue = kinds::catalog().queues().into_iter().next()?;
+    match store.counts(&queue).await {
+        // That it is away or reading its data is said elsewhere.
+        Ok(_) | Err(StoreError::Unavailable(_)) => None,
+        Err(error) => Some(Finding::error(
+            PART,
+            format!("a queue cannot be read: {error}"),
+            "give this user the rights that docs/OPERATIONS.md lists: scripts, and the keys windrow:*",
+        )),
     }
 }
 
