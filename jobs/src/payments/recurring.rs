@@ -220,16 +220,6 @@ pub async fn list_recurring(
         .await
 }
 
-/// How many recurring payments are due and not posted yet.
-///
-/// # Errors
-/// When Postgres is away.
-pub async fn count_due(pool: &PgPool) -> Result<i64, sqlx::Error> {
-    sqlx::query_scalar("SELECT count(*) FROM recurring_payment WHERE state = 'active' AND next_due_at <= now()")
-        .fetch_one(pool)
-        .await
-}
-
 /// Takes a payment out until it is resumed.
 ///
 /// # Errors
