@@ -1,5 +1,6 @@
 //! Completion of journaled jobs without effects in Postgres: those that finish at about the same time share one DELETE.
 
+use crate::patience::patiently;
 use sqlx::PgPool;
 use tokio::sync::{mpsc, oneshot};
 use windrow_queue::{JobError, Member, id::Generation, id::JobId, journal};
@@ -38,12 +39,12 @@ async fn write_batches(database: PgPool, mut rx: mpsc::Receiver<Request>) {
     // Whatever came while the last statement ran is the next batch: no timer, and no delay when there is little to do.
     while rx.recv_many(&mut batch, BATCH).await > 0 {
         let jobs: Vec<_> = batch.iter().map(|(id, generation, _)| (*id, *generation)).collect();
-        let done = journal::complete(&database, &jobs).await;
+        let done = patiently(journal::complete(&database, &jobs)).await;
         for (id, generation, answer) in batch.drain(..) {
             let result = match &done {
                 Ok(done) if done.contains(&(id, generation)) => Ok(true),
                 // Gone, or held by another transaction at that moment: this one waits for the lock and finds out.
-                Ok(_) | Err(_) => journal::complete_one(&database, id, generation).await,
+                Ok(_) | Err(_) => patiently(journal::complete_one(&database, id, generation)).await,
             };
             // Nobody waits any more if the job was dropped meanwhile; its row decides at the next start check.
             let _ = answer.send(result);

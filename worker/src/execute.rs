@@ -24,6 +24,7 @@ use crate::{
     clock::RedisClock,
     complete::Completer,
     lease::{Lease, StopReason},
+    patience::patiently,
     registry::KindHandler,
 };
 
@@ -218,7 +219,7 @@ impl Executor {
         let class = error.map_or("", |error| error.class.as_str());
         let fingerprint = fingerprint(&attempt.kind, class, reason);
         let closing = Closing { state, reason, fingerprint, error, attempt: attempt.number };
-        match journal::close(&self.database, member.id, generation, &closing).await {
+        match patiently(journal::close(&self.database, member.id, generation, &closing)).await {
             Ok(true) => Close::Closed,
             Ok(false) => Close::Undecided(Finish::Gone),
             Err(error) => Close::Undecided(put_off(&error.into()).finish),

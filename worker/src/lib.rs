@@ -10,6 +10,7 @@ mod execute;
 mod hub;
 mod lease;
 mod mirror;
+mod patience;
 mod prepare;
 mod probe;
 mod registry;

@@ -20,7 +20,7 @@ use windrow_queue::{
     store::{Claim, Envelope, Finish},
 };
 
-use crate::{execute::Delivery, lease::Lease, registry::Registry};
+use crate::{execute::Delivery, lease::Lease, patience::patiently, registry::Registry};
 
 /// An envelope of a version that this program cannot read waits so long for a program that can.
 const UNREADABLE_SNOOZE: Duration = Duration::from_secs(60);
@@ -61,7 +61,7 @@ impl Preparer {
 
     async fn deliver_journaled(&self, batch: &mut Vec<Claimed>) {
         let members: Vec<_> = batch.iter().map(|claimed| claimed.claim.member).collect();
-        match journal::start_check(&self.database, &members).await {
+        match patiently(journal::start_check(&self.database, &members)).await {
             Ok(mut rows) => {
                 for claimed in batch.drain(..) {
                     match rows.remove(&claimed.claim.member) {

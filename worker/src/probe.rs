@@ -12,13 +12,15 @@ use sqlx::PgPool;
 use tokio::time::sleep;
 use windrow_queue::health::HealthPart;
 
+use crate::patience::patiently;
+
 /// How often Postgres is asked.
 const PERIOD: Duration = Duration::from_secs(1);
 
 /// Asks Postgres once in a while, says so in readiness, and sets the flag that hubs read. Never ends.
 pub(crate) async fn run(database: PgPool, journal_ok: Arc<AtomicBool>, health: HealthPart) {
     loop {
-        match sqlx::query_scalar::<_, i32>("SELECT 1").fetch_one(&database).await {
+        match patiently(sqlx::query_scalar::<_, i32>("SELECT 1").fetch_one(&database)).await {
             Ok(_) => {
                 health.ok();
                 if !journal_ok.swap(true, Ordering::AcqRel) {

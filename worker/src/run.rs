@@ -48,7 +48,7 @@ pub async fn run(config: Config, deps: Deps, shutdown: Shutdown) -> anyhow::Resu
     // Everything that lives as long as this role; dropped, and so aborted, when it ends.
     let mut tasks = JoinSet::new();
     tasks.spawn(probe::run(deps.database.clone(), Arc::clone(&journal_ok), deps.health.part("postgres (worker)")));
-    let (mirror, mirrored) = mpsc::unbounded_channel();
+    let (mirror, mirrored) = mpsc::channel(mirror::BACKLOG);
     tasks.spawn(mirror::run(deps.database.clone(), mirrored));
 
     let info = format!("{}:{}", hostname(), std::process::id());

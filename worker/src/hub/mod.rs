@@ -59,7 +59,7 @@ pub(crate) struct HubParts {
     pub(crate) grace: Duration,
     pub(crate) preparer: Preparer,
     pub(crate) journaled: mpsc::UnboundedSender<Claimed>,
-    pub(crate) mirror: mpsc::UnboundedSender<Applied>,
+    pub(crate) mirror: mpsc::Sender<Applied>,
     pub(crate) metrics: QueueMetrics,
     pub(crate) clock: RedisClock,
     pub(crate) health: HealthPart,
@@ -350,8 +350,10 @@ impl Hub {
                     if outcome.member.generation.is_some()
                         && matches!(outcome.finish, Finish::Retry { .. } | Finish::Snooze { .. })
                     {
-                        // Without a mirror the retry still stands in Redis.
-                        let _ = self.parts.mirror.send(outcome.clone());
+                        // Postgres is behind: without a mirror the retry still stands in Redis.
+                        if self.parts.mirror.try_send(outcome.clone()).is_err() {
+                            tracing::debug!(job_id = %outcome.member.id, "not mirrored");
+                        }
                     }
                 }
                 Verdict::Already => {}
