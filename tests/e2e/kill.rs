@@ -22,21 +22,30 @@ async fn the_jobs_of_a_killed_worker_run_again_within_12_seconds_and_every_effec
     place.payments(60).await;
     place.numbers(20_000).await;
 
+    // Whoever waits for a lock of this test does so until it is killed.
+    sqlx::raw_sql(
+        "DO $$ BEGIN
+             EXECUTE format('ALTER ROLE %I IN DATABASE %I SET lock_timeout = ''60s''', current_user, current_database());
+         END $$",
+    )
+    .execute(&place.database)
+    .await
+    .unwrap();
+
     site.hold("/score");
     let (_scheduler, mut doomed) = tokio::join!(place.start("scheduler"), place.start("worker"));
     place.json(&["sources", "fetch", "--all"]).await;
     until("all its slots for scoring are taken", || async { site.requests("/score").len() == 8 }).await;
-    place.json(&["import", "import/numbers.csv", "--project", "Spring"]).await;
-    place.json(&["jobs", "enqueue", "payment.post_due"]).await;
-    let done =
-        "SELECT (SELECT count(*) FROM payment_run) > 3 AND (SELECT coalesce(sum(rows_read), 0) FROM import) > 1000";
-    until("import and postings are under way", || async {
-        sqlx::query_scalar(done).fetch_one(&place.database).await.unwrap()
-    })
-    .await;
-    // Nothing more is committed: the next statements of both wait for these locks, in the middle of their transactions.
+    // As soon as each is under way, nothing more of it is committed: its next statement waits for a lock, in the middle of
+    // its transaction.
     let mut locks = place.database.begin().await.unwrap();
-    sqlx::query("LOCK TABLE phone_number, payment_run IN SHARE MODE").execute(&mut *locks).await.unwrap();
+    place.json(&["jobs", "enqueue", "payment.post_due"]).await;
+    until("postings are under way", || async { place.count("SELECT count(*) FROM payment_run").await > 3 }).await;
+    sqlx::query("LOCK TABLE payment_run IN SHARE MODE").execute(&mut *locks).await.unwrap();
+    place.json(&["import", "import/numbers.csv", "--project", "Spring"]).await;
+    let rows = "SELECT coalesce(sum(rows_read), 0)::bigint FROM import";
+    until("the import is under way", || async { place.count(rows).await > 1000 }).await;
+    sqlx::query("LOCK TABLE phone_number IN SHARE MODE").execute(&mut *locks).await.unwrap();
     until("both are in the middle of a transaction", || async {
         place
             .count(
