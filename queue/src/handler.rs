@@ -13,6 +13,14 @@ pub enum Outcome {
     Committed(Committed),
     /// Not yet: again after this delay, with no attempt counted.
     Snooze(Duration),
+    /// Not here, not now: at once for whoever has a free slot, at the head of its lane, with no attempt counted.
+    Release,
+    /// Waiting for an outside callback ([`JobContext::callback`]), holding no slot, until it comes or so much time has passed;
+    /// then it runs again, with no attempt counted, and finds what came in [`JobContext::called_back`].
+    Park {
+        /// The longest wait.
+        deadline: Duration,
+    },
     /// Not any more: final, with the reason.
     Cancel(String),
 }

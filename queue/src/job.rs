@@ -70,6 +70,56 @@ impl KeyDigest {
     }
 }
 
+/// How long a unique key stands for its job.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UniqueScope {
+    /// While it is ready or scheduled: once it runs, another may be enqueued.
+    Queued,
+    /// Until it is final: while it runs, too, and between attempts.
+    #[default]
+    UntilFinal,
+    /// For so long after it was enqueued, whatever becomes of it.
+    #[serde(with = "humantime_serde")]
+    Period(Duration),
+}
+
+/// What happens when a job with the same unique key stands already. Only a job that still waits for its time can be changed;
+/// one that is ready or running stays as it is, and the producer is told which one it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnConflict {
+    /// The one that stands, stands.
+    #[default]
+    Ignore,
+    /// It takes over the args and policy of the new one, and keeps its id and its place or time. One that is ready, too.
+    Replace,
+    /// It takes over the time of the new one, and keeps its args.
+    Reschedule,
+}
+
+/// A unique key and what it means.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Unique {
+    /// Stands for the key.
+    pub digest: KeyDigest,
+    /// How long it holds.
+    pub scope: UniqueScope,
+    /// What a second job comes to.
+    pub on_conflict: OnConflict,
+}
+
+/// A set of jobs with a follow-up.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct BatchId(pub Uuid);
+
+impl std::fmt::Display for BatchId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 /// A job as a producer describes it. Its id is made here, so that sending it twice enqueues it once.
 #[derive(Clone, Debug)]
 pub struct NewJob {
@@ -85,12 +135,16 @@ pub struct NewJob {
     pub args: Box<RawValue>,
     /// Priority.
     pub band: Band,
-    /// What differs from the kind's policy.
+    /// The kind's policy.
+    pub kind_policy: Policy,
+    /// What differs from it.
     pub policy: PolicyOverride,
     /// When it becomes ready.
     pub due: Due,
-    /// At most one job with this key stands (not final) at a time; a second is answered with the first.
-    pub unique: Option<KeyDigest>,
+    /// At most one job with this key stands at a time; a second is answered with the first.
+    pub unique: Option<Unique>,
+    /// The batch that it belongs to.
+    pub batch: Option<BatchId>,
     /// The same request twice is answered with the job of the first, for [`IDEMPOTENCY_PERIOD`].
     pub idempotency: Option<KeyDigest>,
     /// W3C trace context of the enqueuing request.
@@ -147,7 +201,7 @@ impl NewJob {
     pub fn new<A: JobArgs>(args: &A) -> Result<Self, InvalidJob> {
         let args =
             serde_json::value::to_raw_value(args).map_err(|source| InvalidJob::Args { kind: A::KIND, source })?;
-        Self::from_parts(A::KIND, A::QUEUE, A::POLICY.band, args)
+        Self::from_parts(A::KIND, A::QUEUE, A::POLICY, args)
     }
 
     /// A job of a kind that the catalog describes, with args that came from outside and were checked against it.
@@ -155,10 +209,10 @@ impl NewJob {
     /// # Errors
     /// When the args are larger than [`MAX_ARGS_BYTES`], or have a NUL.
     pub fn of_kind(info: &KindInfo, args: Box<RawValue>) -> Result<Self, InvalidJob> {
-        Self::from_parts(info.kind.clone(), info.queue.clone(), info.policy.band, args)
+        Self::from_parts(info.kind.clone(), info.queue.clone(), info.policy, args)
     }
 
-    fn from_parts(kind: Kind, queue: QueueName, band: Band, args: Box<RawValue>) -> Result<Self, InvalidJob> {
+    fn from_parts(kind: Kind, queue: QueueName, kind_policy: Policy, args: Box<RawValue>) -> Result<Self, InvalidJob> {
         let bytes = args.get().len();
         if bytes > MAX_ARGS_BYTES {
             return Err(InvalidJob::TooLarge { kind, bytes });
@@ -172,10 +226,12 @@ impl NewJob {
             queue,
             tenant: None,
             args,
-            band,
+            band: kind_policy.band,
+            kind_policy,
             policy: PolicyOverride::default(),
             due: Due::Now,
             unique: None,
+            batch: None,
             idempotency: None,
             traceparent: None,
             fire: None,
@@ -196,11 +252,31 @@ impl NewJob {
         self
     }
 
+    /// At most one job with this key, kind and tenant stands at a time, until it is final; a second is answered with the first.
+    #[must_use]
+    pub fn unique(self, key: &str) -> Self {
+        self.unique_for(key, UniqueScope::default(), OnConflict::default())
+    }
+
     /// At most one job with this key, kind and tenant stands at a time.
     #[must_use]
-    pub fn unique(mut self, key: &str) -> Self {
-        self.unique = Some(KeyDigest::new(&self.kind, self.tenant.as_ref(), key));
+    pub fn unique_for(mut self, key: &str, scope: UniqueScope, on_conflict: OnConflict) -> Self {
+        let digest = KeyDigest::new(&self.kind, self.tenant.as_ref(), key);
+        self.unique = Some(Unique { digest, scope, on_conflict });
         self
+    }
+
+    /// Makes it a member of a batch.
+    #[must_use]
+    pub fn batch(mut self, batch: BatchId) -> Self {
+        self.batch = Some(batch);
+        self
+    }
+
+    /// The policy in force: the kind's, with what differs.
+    #[must_use]
+    pub fn effective_policy(&self) -> Policy {
+        self.policy.apply(self.kind_policy)
     }
 
     /// The same key again (same kind and tenant) is answered with this job.
@@ -223,8 +299,12 @@ impl NewJob {
 pub enum Enqueued {
     /// It stands now.
     Created(JobId),
-    /// A job with the same id, unique key or idempotency key stands already.
+    /// A job with the same id, unique key or idempotency key stands already, unchanged.
     Exists(JobId),
+    /// A job with the same unique key stands, and took over the args and policy of this one.
+    Replaced(JobId),
+    /// A job with the same unique key stands, and took over the time of this one.
+    Rescheduled(JobId),
 }
 
 impl Enqueued {
@@ -232,7 +312,7 @@ impl Enqueued {
     #[must_use]
     pub const fn id(self) -> JobId {
         match self {
-            Self::Created(id) | Self::Exists(id) => id,
+            Self::Created(id) | Self::Exists(id) | Self::Replaced(id) | Self::Rescheduled(id) => id,
         }
     }
 

@@ -23,6 +23,6 @@ pub use context::JobContext;
 pub use error::{Decision, JobError};
 pub use handler::{Handler, JobResult, Outcome};
 pub use id::{JobId, Member};
-pub use job::{Due, Enqueued, Fire, JobArgs, NewJob};
+pub use job::{BatchId, Due, Enqueued, Fire, JobArgs, NewJob, OnConflict, Unique, UniqueScope};
 pub use name::{Kind, QueueName, Tenant};
-pub use policy::{Band, Journaling, Policy};
+pub use policy::{Band, Delivery, Journaling, Policy};

@@ -47,12 +47,46 @@ pub enum Journaling {
     Required,
 }
 
-/// Exponential backoff: `base * 2^(attempt-1)`, at most `max`, with equal jitter (half fixed, half random), so that jobs
+/// What happens to a job whose worker was lost while it ran.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Delivery {
+    /// It runs again: its effects may happen more than once, unless they are in its journal transaction.
+    #[default]
+    AtLeastOnce,
+    /// It is dead: once its handler was started it is never started again. For calls to the outside that must not be made
+    /// twice.
+    AtMostOnce,
+}
+
+/// How the delay grows from attempt to attempt.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Growth {
+    /// `base * 2^(attempt-1)`.
+    #[default]
+    Exponential,
+    /// `base * attempt`.
+    Linear,
+    /// Always `base`.
+    Constant,
+}
+
+impl Growth {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// The delay between attempts: grows from `base` to at most `max`, with equal jitter (half fixed, half random), so that jobs
 /// which failed together do not come back together.
 ///
 /// Source: M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Backoff {
+    /// The shape.
+    #[serde(default, skip_serializing_if = "Growth::is_default")]
+    pub growth: Growth,
     /// Delay after the first attempt, before jitter.
     #[serde(with = "humantime_serde")]
     pub base: Duration,
@@ -64,8 +98,12 @@ pub struct Backoff {
 impl Backoff {
     /// The delay after the given failed attempt (1 is the first).
     pub fn delay(&self, attempt: u32, random: &mut impl Rng) -> Duration {
-        let doublings = attempt.saturating_sub(1).min(31);
-        let full = self.base.saturating_mul(1 << doublings).min(self.max);
+        let full = match self.growth {
+            Growth::Exponential => self.base.saturating_mul(1 << attempt.saturating_sub(1).min(31)),
+            Growth::Linear => self.base.saturating_mul(attempt.max(1)),
+            Growth::Constant => self.base,
+        };
+        let full = full.min(self.max);
         let half = full / 2;
         half + half.mul_f64(random.random::<f64>())
     }
@@ -85,16 +123,29 @@ pub struct Policy {
     pub band: Band,
     /// Whether the kind must be journaled.
     pub journaling: Journaling,
+    /// Crashes of a job that ran alone among suspects, until it is dead as a poison pill. `None`: `redis.rescue_limit`.
+    pub rescue_limit: Option<u8>,
+    /// What happens when its worker is lost.
+    pub delivery: Delivery,
+    /// Whether args are encrypted from the producer to the handler. Needs keys in the settings.
+    pub encrypted: bool,
 }
 
 impl Policy {
     /// What a kind has that says nothing: 20 attempts over about a day, 5 minutes each, journaling up to the producer.
     pub const DEFAULT: Self = Self {
         max_attempts: 20,
-        backoff: Backoff { base: Duration::from_secs(2), max: Duration::from_secs(3 * 3600) },
+        backoff: Backoff {
+            growth: Growth::Exponential,
+            base: Duration::from_secs(2),
+            max: Duration::from_secs(3 * 3600),
+        },
         timeout: Duration::from_secs(300),
         band: Band::Normal,
         journaling: Journaling::Optional,
+        rescue_limit: None,
+        delivery: Delivery::AtLeastOnce,
+        encrypted: false,
     };
 
     /// The default with attempts of its own.
@@ -114,7 +165,35 @@ impl Policy {
     /// The default with a backoff of its own.
     #[must_use]
     pub const fn with_backoff(mut self, base: Duration, max: Duration) -> Self {
-        self.backoff = Backoff { base, max };
+        self.backoff = Backoff { growth: Growth::Exponential, base, max };
+        self
+    }
+
+    /// The default with another shape of backoff.
+    #[must_use]
+    pub const fn with_growth(mut self, growth: Growth) -> Self {
+        self.backoff.growth = growth;
+        self
+    }
+
+    /// The default with a rescue limit of its own.
+    #[must_use]
+    pub const fn with_rescue_limit(mut self, limit: u8) -> Self {
+        self.rescue_limit = Some(limit);
+        self
+    }
+
+    /// The default for a kind that must not be started twice.
+    #[must_use]
+    pub const fn at_most_once(mut self) -> Self {
+        self.delivery = Delivery::AtMostOnce;
+        self
+    }
+
+    /// The default for a kind whose args nobody else may read.
+    #[must_use]
+    pub const fn encrypted(mut self) -> Self {
+        self.encrypted = true;
         self
     }
 
@@ -146,6 +225,12 @@ pub struct PolicyOverride {
     /// Delay between attempts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backoff: Option<Backoff>,
+    /// Crashes among suspects, until it is dead as a poison pill.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rescue_limit: Option<u8>,
+    /// What happens when its worker is lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delivery: Option<Delivery>,
     /// Whether its final state can be asked for during an hour after it completed. Costs a key in Redis.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub keep_result: bool,
@@ -170,6 +255,8 @@ impl PolicyOverride {
         if let Some(backoff) = self.backoff {
             policy.backoff = backoff;
         }
+        policy.rescue_limit = self.rescue_limit.or(policy.rescue_limit);
+        policy.delivery = self.delivery.unwrap_or(policy.delivery);
         policy
     }
 }
@@ -180,14 +267,21 @@ mod tests {
     use rand::{SeedableRng, rngs::SmallRng};
 
     #[test]
-    fn backoff_doubles_stays_under_its_cap_and_is_never_less_than_half() {
-        let backoff = Backoff { base: Duration::from_secs(2), max: Duration::from_secs(60) };
+    fn backoff_grows_as_it_says_stays_under_its_cap_and_is_never_less_than_half() {
         let mut random = SmallRng::seed_from_u64(7);
-        for (attempt, full) in [(1, 2), (2, 4), (3, 8), (6, 60), (40, 60), (u32::MAX, 60)] {
-            for _ in 0..100 {
-                let delay = backoff.delay(attempt, &mut random).as_secs_f64();
-                let full = f64::from(full);
-                assert!((full / 2.0..=full).contains(&delay), "attempt {attempt}: {delay}");
+        let shapes = [
+            (Growth::Exponential, vec![(1, 2), (2, 4), (3, 8), (6, 60), (40, 60), (u32::MAX, 60)]),
+            (Growth::Linear, vec![(1, 2), (2, 4), (3, 6), (30, 60), (u32::MAX, 60)]),
+            (Growth::Constant, vec![(1, 2), (2, 2), (u32::MAX, 2)]),
+        ];
+        for (growth, expected) in shapes {
+            let backoff = Backoff { growth, base: Duration::from_secs(2), max: Duration::from_secs(60) };
+            for (attempt, full) in expected {
+                for _ in 0..100 {
+                    let delay = backoff.delay(attempt, &mut random).as_secs_f64();
+                    let full = f64::from(full);
+                    assert!((full / 2.0..=full).contains(&delay), "{growth:?}, attempt {attempt}: {delay}");
+                }
             }
         }
     }

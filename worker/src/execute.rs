@@ -173,6 +173,8 @@ impl Executor {
             },
             Ok(Outcome::Committed(_)) => Finish::Complete { keep: attempt.keep(JobState::Completed, None) }.into(),
             Ok(Outcome::Snooze(delay)) => Finish::Snooze { delay: delay.min(MAX_DELAY) }.into(),
+            Ok(Outcome::Release) => Finish::Release.into(),
+            Ok(Outcome::Park { deadline }) => Finish::Park { delay: deadline.min(MAX_DELAY) }.into(),
             Ok(Outcome::Cancel(reason)) => {
                 tracing::info!(%reason, "cancelled by its handler");
                 let keep = attempt.keep(JobState::Cancelled, Some(&reason));

@@ -22,7 +22,7 @@ const CHUNK: usize = 1000;
 /// When Postgres refuses a row; the caller's transaction is then aborted as a whole.
 pub async fn enqueue_in(tx: &mut PgConnection, jobs: &[NewJob]) -> Result<Vec<Enqueued>, sqlx::Error> {
     let mut order: Vec<usize> = (0..jobs.len()).collect();
-    order.sort_by_key(|&i| jobs[i].unique.map(|key| key.0));
+    order.sort_by_key(|&i| jobs[i].unique.map(|unique| unique.digest.0));
     let mut answers: Vec<Enqueued> = jobs.iter().map(|job| Enqueued::Created(job.id)).collect();
     for chunk in order.chunks(CHUNK) {
         enqueue_chunk(&mut *tx, jobs, chunk, &mut answers).await?;
@@ -116,7 +116,7 @@ async fn enqueue_chunk(
         .bind(chunk.iter().map(|&i| (!jobs[i].policy.is_empty()).then_some(Json(jobs[i].policy))).collect::<Vec<_>>())
         .bind(column(|job| if let Due::At(at) = job.due { Some(at) } else { None }))
         .bind(chunk.iter().map(|&i| delay(&jobs[i]).as_secs_f64()).collect::<Vec<_>>())
-        .bind(chunk.iter().map(|&i| jobs[i].unique.map(|key| key.0.to_vec())).collect::<Vec<_>>())
+        .bind(chunk.iter().map(|&i| jobs[i].unique.map(|unique| unique.digest.0.to_vec())).collect::<Vec<_>>())
         .bind(chunk.iter().map(|&i| jobs[i].fire.map(|fire| fire.schedule_id)).collect::<Vec<_>>())
         .bind(column(|job| job.fire.map(|fire| fire.fire_at)))
         .bind(chunk.iter().map(|&i| jobs[i].fire.map_or(0, |fire| fire.missed)).collect::<Vec<_>>())
@@ -144,7 +144,7 @@ const fn delay(job: &NewJob) -> Duration {
 /// answer, since what it asked for has just happened.
 async fn standing(tx: &mut PgConnection, job: &NewJob) -> Result<JobId, sqlx::Error> {
     let id: Option<uuid::Uuid> = sqlx::query_scalar("SELECT id FROM job_journal WHERE unique_key = $1 OR id = $2")
-        .bind(job.unique.map(|key| key.0.to_vec()))
+        .bind(job.unique.map(|unique| unique.digest.0.to_vec()))
         .bind(job.id.0)
         .fetch_optional(tx)
         .await?;

@@ -150,7 +150,7 @@ fn fast_item(job: &NewJob) -> Item {
         member: Member::fast(job.id).to_bytes(),
         part: envelope::encode_fast(job),
         delay: delay(job.due),
-        unique: job.unique.map(|key| key.0),
+        unique: job.unique.map(|unique| unique.digest.0),
         idempotency: job.idempotency.map(|key| key.0),
     }
 }

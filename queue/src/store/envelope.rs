@@ -145,7 +145,7 @@ pub(crate) fn encode_fast(job: &NewJob) -> Vec<u8> {
         serde_json::to_vec(&extra).unwrap_or_default()
     };
     let lane = Lane::encode(job.band, job.tenant.as_ref(), &job.kind);
-    encode(0, &lane, job.unique, &extra, job.args.get().as_bytes())
+    encode(0, &lane, job.unique.map(|unique| unique.digest), &extra, job.args.get().as_bytes())
 }
 
 /// The same for a journaled job: only where it waits.

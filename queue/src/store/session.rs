@@ -80,6 +80,11 @@ pub enum Finish {
     },
     /// At once, at the head of its lane, no attempt counted.
     Release,
+    /// When its callback comes, or after this delay, no attempt counted.
+    Park {
+        /// The longest wait.
+        delay: Duration,
+    },
     /// Dead.
     Bury {
         /// The last error.
@@ -98,6 +103,7 @@ impl Finish {
             Self::Retry { .. } => "retry",
             Self::Snooze { .. } => "snooze",
             Self::Release => "release",
+            Self::Park { .. } => "park",
             Self::Bury { .. } => "dead",
         }
     }
@@ -384,6 +390,7 @@ fn push_outcome(call: &mut super::script::Call, outcome: &Applied) {
         Finish::Gone => (b'g', None),
         Finish::Release => (b'l', None),
         Finish::Snooze { delay } => (b's', Some((*delay, Vec::new()))),
+        Finish::Park { delay } => (b'p', Some((*delay, Vec::new()))),
         Finish::Retry { delay, attempt, error } => {
             let mut blob = attempt.to_be_bytes().to_vec();
             blob.extend_from_slice(error.line().as_bytes());
