@@ -9,10 +9,12 @@ mod envelope;
 mod inspect;
 mod keys;
 mod link;
+mod links;
 mod script;
 mod server;
 mod session;
 mod tick;
+mod topology;
 
 use std::{
     fmt,
@@ -21,13 +23,16 @@ use std::{
     time::Duration,
 };
 
-use redis::{Client, RedisError, TlsCertificates};
+use redis::RedisError;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     metrics::QueueMetrics,
     name::{Kind, QueueName},
 };
+
+use links::Links;
+use topology::Topology;
 
 pub use dead::{DeadCursor, DeadJob};
 pub use enqueue::Refused;
@@ -47,6 +52,18 @@ pub struct Config {
     pub url: String,
     /// PEM file of the authority that signed the server's certificate; empty: the system's.
     pub tls_ca: PathBuf,
+    /// The name of a master that Redis Sentinels watch over. Set, the address in `url` and `nodes` are those of Sentinels, while
+    /// user, password and database are Redis'.
+    pub sentinel_master: String,
+    /// The Sentinels' own user; mostly there is none.
+    pub sentinel_user: String,
+    /// The Sentinels' own password, if they have one.
+    pub sentinel_password: String,
+    /// Whether `url` and `nodes` name nodes of a Redis Cluster.
+    pub cluster: bool,
+    /// More Sentinels, or more nodes of the cluster, beside the one in `url`: `host:port`. Those that are away when a process
+    /// starts do not matter as long as one answers.
+    pub nodes: Vec<String>,
     /// How long a worker may be silent before its jobs go back.
     #[serde(with = "humantime_serde")]
     pub lease: Duration,
@@ -63,6 +80,11 @@ impl Default for Config {
         Self {
             url: String::new(),
             tls_ca: PathBuf::new(),
+            sentinel_master: String::new(),
+            sentinel_user: String::new(),
+            sentinel_password: String::new(),
+            cluster: false,
+            nodes: Vec::new(),
             lease: Duration::from_secs(10),
             rescue_limit: 2,
             max_jobs: 5_000_000,
@@ -72,7 +94,7 @@ impl Default for Config {
 }
 
 impl fmt::Debug for Config {
-    /// Leaves the URL out: it carries a password.
+    /// Leaves the URL out, and whatever else may carry a password.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Config")
             .field("lease", &self.lease)
@@ -111,8 +133,9 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    fn of_script(name: &'static str, error: RedisError) -> Self {
-        match Self::from(error) {
+    /// The same, said of a script.
+    fn of_script(self, name: &'static str) -> Self {
+        match self {
             Self::Refused { source, .. } => Self::Refused { script: Some(name), source },
             other => other,
         }
@@ -127,7 +150,8 @@ impl StoreError {
 
 impl From<RedisError> for StoreError {
     fn from(error: RedisError) -> Self {
-        const WAITS: [&str; 9] = [
+        // MOVED and ASK as well: the next connection leads to the right node, or waits until a slot has moved.
+        const WAITS: [&str; 11] = [
             "LOADING",
             "READONLY",
             "TRYAGAIN",
@@ -136,6 +160,8 @@ impl From<RedisError> for StoreError {
             "MASTERDOWN",
             "CLUSTERDOWN",
             "UNBLOCKED",
+            "MOVED",
+            "ASK",
             "OOM",
         ];
         if error.is_io_error()
@@ -158,8 +184,7 @@ pub struct Store {
 }
 
 struct Inner {
-    client: Client,
-    link: link::Link,
+    links: Links,
     config: Config,
     /// Empty, or in tests the key of a manual clock.
     clock: String,
@@ -179,7 +204,7 @@ impl Store {
     /// A handle; does not connect yet.
     ///
     /// # Errors
-    /// [`StoreError::Config`] when the URL or the certificate file is not usable.
+    /// [`StoreError::Config`] when an address or the certificate file is not usable.
     pub fn new(config: &Config) -> Result<Self, StoreError> {
         Self::with_clock(config, String::new())
     }
@@ -190,32 +215,19 @@ impl Store {
     /// # Errors
     /// As [`new`](Self::new).
     pub fn with_clock(config: &Config, clock: String) -> Result<Self, StoreError> {
-        let refuse = |key, reason: String| StoreError::Config { key, reason };
-        if config.url.is_empty() {
-            return Err(refuse("url", "is missing: give redis://host:port or rediss://host:port".into()));
-        }
-        let client = if config.tls_ca.as_os_str().is_empty() {
-            Client::open(&*config.url)
-        } else {
-            let ca = std::fs::read(&config.tls_ca)
-                .map_err(|error| refuse("tls_ca", format!("cannot read {}: {error}", config.tls_ca.display())))?;
-            Client::build_with_tls(&*config.url, TlsCertificates { client_tls: None, root_cert: Some(ca) })
-        };
-        let client = client.map_err(|_| refuse("url", "is no redis:// or rediss:// URL".into()))?;
         let metrics = Metrics::default();
-        let link = link::Link::new(client.clone(), &metrics);
-        Ok(Self { inner: Arc::new(Inner { client, link, config: config.clone(), clock, metrics }) })
+        let links = Links::new(Arc::new(Topology::new(config)?), &metrics);
+        Ok(Self { inner: Arc::new(Inner { links, config: config.clone(), clock, metrics }) })
     }
 
     /// The same Redis over a connection of its own. A connection lives and dies with the runtime on which it was made:
     /// whoever runs on another one detaches first.
     #[must_use]
     pub fn detached(&self) -> Self {
-        let Inner { client, config, clock, metrics, .. } = &*self.inner;
+        let Inner { links, config, clock, metrics } = &*self.inner;
         Self {
             inner: Arc::new(Inner {
-                link: link::Link::new(client.clone(), metrics),
-                client: client.clone(),
+                links: links.detached(),
                 config: config.clone(),
                 clock: clock.clone(),
                 metrics: Arc::clone(metrics),
@@ -241,8 +253,8 @@ impl Store {
         self.inner.config.lease
     }
 
-    fn link(&self) -> &link::Link {
-        &self.inner.link
+    fn link(&self) -> &Links {
+        &self.inner.links
     }
 
     fn clock(&self) -> &str {

@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use redis::{Cmd, Script, ToRedisArgs};
 
-use super::keys::Keys;
+use super::{keys::Keys, topology::slot_of};
 
 macro_rules! script {
     ($name:ident, $flags:literal, $($part:literal),+) => {
@@ -48,13 +48,15 @@ impl NamedScript {
             cmd.arg(keys.session(sid)).arg(keys.running(sid));
         }
         cmd.arg(&keys.prefix).arg(clock);
-        Call { cmd }
+        Call { cmd, slot: slot_of(keys.prefix.as_bytes()) }
     }
 }
 
 /// A call being put together.
 pub(crate) struct Call {
     pub(crate) cmd: Cmd,
+    /// The slot of the queue.
+    pub(crate) slot: u16,
 }
 
 impl Call {

@@ -214,14 +214,9 @@ impl Session {
         slots: usize,
         info: &str,
     ) -> Result<Self, StoreError> {
-        let client = &store.inner.client;
-        let session = Self {
-            store: store.clone(),
-            keys: Keys::new(queue),
-            id,
-            requests: Link::new(client.clone(), &store.inner.metrics),
-            heartbeats: Link::new(client.clone(), &store.inner.metrics),
-        };
+        let keys = Keys::new(queue);
+        let (requests, heartbeats) = (store.link().own(&keys, Duration::ZERO), store.link().own(&keys, Duration::ZERO));
+        let session = Self { store: store.clone(), keys, id, requests, heartbeats };
         let mut call = HELLO.call(&session.keys, Some(&session.id.0), store.clock());
         call.arg(&session.id.0).arg(millis(store.lease())).arg(slots).arg(info);
         session.requests.run::<i64>(&HELLO, &call).await?;
@@ -354,9 +349,8 @@ impl Waker {
     /// A waker of a queue that waits at most `timeout` at a time.
     #[must_use]
     pub fn new(store: &Store, queue: &QueueName, timeout: Duration) -> Self {
-        let link =
-            Link::with_timeout(store.inner.client.clone(), &store.inner.metrics, timeout + Duration::from_secs(3));
-        Self { link, keys: Keys::new(queue), timeout }
+        let keys = Keys::new(queue);
+        Self { link: store.link().own(&keys, timeout), keys, timeout }
     }
 
     /// Returns when there may be work, or when the timeout is over. Dropping the future costs the connection, and may lose a
