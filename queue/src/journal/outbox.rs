@@ -78,6 +78,8 @@ pub struct OutboxRow {
     run_at: DateTime<Utc>,
     relay_at: DateTime<Utc>,
     seq: i64,
+    rescue_limit: Option<i16>,
+    at_most_once: bool,
     waited_s: f64,
     due_in_s: f64,
 }
@@ -97,6 +99,10 @@ pub struct RelayJob {
     pub band: Band,
     /// When it becomes ready: told as a delay by Postgres' clock, which Redis' need not agree with.
     pub due: Due,
+    /// Crashes among the suspects, until it is dead as a poison pill; at most 254. `None`: the limit of its queue.
+    pub rescue_limit: Option<u8>,
+    /// Whether it is dead when its worker is lost.
+    pub at_most_once: bool,
 }
 
 impl OutboxRow {
@@ -133,6 +139,8 @@ impl OutboxRow {
                 Ok(delay) if !delay.is_zero() => Due::In(delay),
                 _ => Due::Now,
             },
+            rescue_limit: self.rescue_limit.and_then(|limit| u8::try_from(limit).ok()).map(|limit| limit.min(254)),
+            at_most_once: self.at_most_once,
         })
     }
 }
@@ -190,7 +198,7 @@ pub async fn take(tx: &mut PgConnection, lanes: &[OutboxLane], each: i64) -> Res
                  ORDER BY o.relay_at, o.seq LIMIT $5 FOR UPDATE SKIP LOCKED) AS o
          )
          DELETE FROM job_outbox WHERE ctid = ANY (ARRAY (SELECT row FROM due))
-         RETURNING band, id, gen, queue, tenant, kind, run_at, relay_at, seq,
+         RETURNING band, id, gen, queue, tenant, kind, run_at, relay_at, seq, rescue_limit, at_most_once,
                    extract(epoch FROM clock_timestamp() - relay_at)::float8 AS waited_s,
                    greatest(extract(epoch FROM run_at - clock_timestamp()), 0)::float8 AS due_in_s",
     )
@@ -211,10 +219,12 @@ pub async fn take(tx: &mut PgConnection, lanes: &[OutboxLane], each: i64) -> Res
 /// When Postgres refuses; the relay's transaction is aborted then, and the rows are back as they were.
 pub async fn put_back(tx: &mut PgConnection, rows: &[&OutboxRow], delay: Duration) -> Result<(), sqlx::Error> {
     sqlx::query(
-        "INSERT INTO job_outbox (band, relay_at, id, gen, queue, tenant, kind, run_at)
-         SELECT band, clock_timestamp() + make_interval(secs => $8), id, gen, queue, tenant, kind, run_at
-         FROM unnest($1::smallint[], $2::uuid[], $3::int[], $4::text[], $5::text[], $6::text[], $7::timestamptz[])
-              AS t (band, id, gen, queue, tenant, kind, run_at)",
+        "INSERT INTO job_outbox (band, relay_at, id, gen, queue, tenant, kind, run_at, rescue_limit, at_most_once)
+         SELECT band, clock_timestamp() + make_interval(secs => $10), id, gen, queue, tenant, kind, run_at, rescue_limit,
+                at_most_once
+         FROM unnest($1::smallint[], $2::uuid[], $3::int[], $4::text[], $5::text[], $6::text[], $7::timestamptz[],
+                     $8::smallint[], $9::bool[])
+              AS t (band, id, gen, queue, tenant, kind, run_at, rescue_limit, at_most_once)",
     )
     .bind(rows.iter().map(|row| row.band).collect::<Vec<_>>())
     .bind(rows.iter().map(|row| row.id).collect::<Vec<_>>())
@@ -223,6 +233,8 @@ pub async fn put_back(tx: &mut PgConnection, rows: &[&OutboxRow], delay: Duratio
     .bind(rows.iter().map(|row| &*row.tenant).collect::<Vec<_>>())
     .bind(rows.iter().map(|row| &*row.kind).collect::<Vec<_>>())
     .bind(rows.iter().map(|row| row.run_at).collect::<Vec<_>>())
+    .bind(rows.iter().map(|row| row.rescue_limit).collect::<Vec<_>>())
+    .bind(rows.iter().map(|row| row.at_most_once).collect::<Vec<_>>())
     .bind(delay.as_secs_f64())
     .execute(tx)
     .await?;

@@ -147,6 +147,8 @@ impl Rig {
             kind: Args::KIND,
             band: Band::Normal,
             due: Due::Now,
+            rescue_limit: None,
+            at_most_once: false,
         }
     }
 
