@@ -119,6 +119,24 @@ pub enum Error {
     #[error("`{0}` cannot be a database name here: use 1 to 63 of a-z, 0-9 and _, a letter first")]
     DatabaseName(String),
 
+    /// A private server answered a command with an error.
+    #[error("Redis refused {command}: {answer}")]
+    Refused {
+        /// The command's name.
+        command: String,
+        /// What it answered.
+        answer: String,
+    },
+
+    /// Servers that belong together run but did not find each other in time.
+    #[error("waited {waited:?} in vain until {what}")]
+    Unsettled {
+        /// What was waited for.
+        what: String,
+        /// How long.
+        waited: Duration,
+    },
+
     /// A setting with a line break in its value.
     #[error("the value of the server setting `{0}` contains a line break")]
     Setting(String),

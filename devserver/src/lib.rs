@@ -27,10 +27,16 @@ mod postgres;
 mod process;
 mod random;
 mod redis;
+mod redis_cluster;
+mod redis_sentinel;
+mod resp;
 mod shared;
 mod watchdog;
 
 pub use error::Error;
 pub use postgres::{PostgresOptions, PostgresServer};
 pub use redis::{RedisOptions, RedisServer};
+pub use redis_cluster::{ClusterOptions, RedisCluster};
+pub use redis_sentinel::{SentinelGroup, SentinelOptions, SentinelServer};
+pub use resp::Reply;
 pub use shared::{fresh_database, fresh_database_from, shared_postgres, shared_redis};

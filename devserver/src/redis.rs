@@ -2,10 +2,7 @@
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
-use std::io::{self, Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use rustix::process::Signal;
 
@@ -14,6 +11,7 @@ use crate::find::{self, RedisProgram};
 use crate::home::Home;
 use crate::process::{Conduct, Process};
 use crate::random;
+use crate::resp::{Connection, Reply};
 
 const PORT_ATTEMPTS: usize = 5;
 
@@ -26,6 +24,8 @@ pub struct RedisOptions {
     pub aof: bool,
     /// Its port; without one a free port is taken.
     pub port: Option<u16>,
+    /// Its password; without one a random one, which is kept with the data.
+    pub password: Option<String>,
     /// Further settings as in redis.conf, such as `("maxmemory", "64mb")`; they override the built-in ones.
     pub settings: Vec<(String, String)>,
 }
@@ -47,7 +47,7 @@ impl RedisServer {
         let home = Home::open(options.dir.as_deref(), None)?;
         let conduct = Conduct { name: "Redis", stop: Signal::TERM, end: Signal::KILL, end_name: "KILL" };
         let process = Process::new(conduct, &home, None)?;
-        let password = home.password()?;
+        let password = options.password.clone().map_or_else(|| home.password(), Ok)?;
         let mut server = Self { program, port: 0, password, process, home };
         let mut attempt = 1;
         loop {
@@ -106,6 +106,15 @@ impl RedisServer {
         format!("redis://:{}@127.0.0.1:{port}/0", self.password)
     }
 
+    /// Sends it a command and waits for the answer, which may take ten seconds.
+    pub fn command<A: AsRef<[u8]>>(&self, args: &[A]) -> Result<Reply, Error> {
+        Connection::open(self.port, &self.password)?.command(args)
+    }
+
+    pub(crate) fn password(&self) -> &str {
+        &self.password
+    }
+
     /// The port on 127.0.0.1, the same over all restarts.
     #[must_use]
     pub fn port(&self) -> u16 {
@@ -152,14 +161,11 @@ impl RedisServer {
 }
 
 /// Succeeds once the server has loaded its data. Only the server of this password answers so, not another on that port.
-fn answers_ping(port: u16, password: &str) -> io::Result<()> {
-    let limit = Duration::from_secs(1);
-    let mut stream = TcpStream::connect_timeout(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)), limit)?;
-    stream.set_read_timeout(Some(limit))?;
-    stream.set_write_timeout(Some(limit))?;
-    stream.write_all(format!("AUTH {password}\r\nPING\r\n").as_bytes())?;
-    let expected = b"+OK\r\n+PONG\r\n";
-    let mut answer = [0; 12];
-    stream.read_exact(&mut answer)?;
-    if &answer == expected { Ok(()) } else { Err(io::Error::other("it answers something else")) }
+pub(crate) fn answers_ping(port: u16, password: &str) -> Result<(), Error> {
+    let answer = Connection::open(port, password)?.command(&["PING"])?;
+    if answer.text() == "PONG" {
+        Ok(())
+    } else {
+        Err(Error::Refused { command: "PING".into(), answer: "it answers something else".into() })
+    }
 }
