@@ -15,9 +15,10 @@ macro_rules! script {
     };
 }
 
-// Only enqueue and redrive may be refused for want of memory: all others drain a full Redis.
+// Only what takes new jobs in may be refused for want of memory: all others drain a full Redis.
 script!(ENQUEUE, "#!lua", "lua/enqueue.lua");
 script!(REDRIVE, "#!lua", "lua/redrive.lua");
+script!(BATCH_OPEN, "#!lua", "lua/batch_open.lua");
 script!(HELLO, "#!lua flags=allow-oom", "lua/hello.lua");
 script!(FINISH_CLAIM, "#!lua flags=allow-oom", "lua/session.lua", "lua/finish_claim.lua");
 script!(SYNC, "#!lua flags=allow-oom", "lua/session.lua", "lua/sync.lua");
@@ -29,6 +30,16 @@ script!(DISCARD, "#!lua flags=allow-oom", "lua/discard.lua");
 script!(STATUS, "#!lua flags=allow-oom", "lua/status.lua");
 script!(COUNTS, "#!lua flags=allow-oom", "lua/counts.lua");
 script!(EXISTS, "#!lua flags=allow-oom", "lua/exists.lua");
+script!(CHECKPOINT, "#!lua flags=allow-oom", "lua/note_extras.lua", "lua/fenced.lua", "lua/checkpoint.lua");
+script!(PROGRESS, "#!lua flags=allow-oom", "lua/fenced.lua", "lua/progress.lua");
+script!(EXTRAS, "#!lua flags=allow-oom", "lua/extras.lua");
+script!(EXPECT_CALLBACK, "#!lua flags=allow-oom", "lua/fenced.lua", "lua/expect_callback.lua");
+script!(CALL_BACK, "#!lua flags=allow-oom", "lua/note_extras.lua", "lua/call_back.lua");
+script!(CANCEL, "#!lua flags=allow-oom", "lua/cancel.lua");
+script!(LIMIT, "#!lua flags=allow-oom", "lua/limit.lua");
+script!(RELOOK, "#!lua flags=allow-oom", "lua/relook.lua");
+script!(LIMITS, "#!lua flags=allow-oom", "lua/limits.lua");
+script!(BATCH_SEAL, "#!lua flags=allow-oom", "lua/batch_seal.lua");
 
 /// A script and the name under which its duration is measured.
 pub(crate) struct NamedScript {
