@@ -4,7 +4,8 @@
 use anyhow::Result;
 use redis::{Client, Script, aio::MultiplexedConnection};
 
-/// The scripts and a connection.
+/// The scripts and a connection. Cheap to clone: clones share the connection, and their requests are pipelined on it.
+#[derive(Clone)]
 pub(crate) struct Raw {
     connection: MultiplexedConnection,
     enqueue: Script,
@@ -26,17 +27,28 @@ impl Raw {
         })
     }
 
+    /// Puts the jobs of these numbers in, in one call.
+    pub(crate) async fn enqueue(&mut self, ids: std::ops::Range<usize>, payload: &[u8]) -> Result<()> {
+        let mut call = self.enqueue.key(READY);
+        call.key(JOBS);
+        for id in ids {
+            call.arg(id).arg(payload);
+        }
+        call.invoke_async::<i64>(&mut self.connection).await?;
+        Ok(())
+    }
+
     /// Puts jobs in, `batch` at a time.
     pub(crate) async fn fill(&mut self, jobs: usize, payload: &[u8], batch: usize) -> Result<()> {
         for first in (0..jobs).step_by(batch) {
-            let mut call = self.enqueue.key(READY);
-            call.key(JOBS);
-            for id in first..(first + batch).min(jobs) {
-                call.arg(id).arg(payload);
-            }
-            call.invoke_async::<i64>(&mut self.connection).await?;
+            self.enqueue(first..(first + batch).min(jobs), payload).await?;
         }
         Ok(())
+    }
+
+    /// How many jobs are ready.
+    pub(crate) async fn ready(&mut self) -> Result<usize> {
+        Ok(redis::cmd("LLEN").arg(READY).query_async(&mut self.connection).await?)
     }
 
     /// Claims and acknowledges until nothing is left; answers how many.
