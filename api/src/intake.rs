@@ -14,6 +14,7 @@ use windrow_queue::{
     job::InvalidJob,
     journal,
     store::{JobState, Refused, Store, StoreError},
+    vault::VaultError,
 };
 
 use crate::{body::too_large, problem::Problem};
@@ -141,7 +142,9 @@ impl JobRequest {
             .map_err(|error| invalid_args(format!("the args of {} do not decode: {error}", info.kind)))?;
         let mut job = NewJob::of_kind(info, args).map_err(|error| match error {
             InvalidJob::TooLarge { .. } => too_large(error.to_string()).at("/args"),
-            InvalidJob::Args { .. } | InvalidJob::Nul { .. } => invalid("/args", error.to_string()),
+            InvalidJob::Args { .. } | InvalidJob::Nul { .. } | InvalidJob::LooksSealed { .. } => {
+                invalid("/args", error.to_string())
+            }
         })?;
         job.tenant = self.tenant;
         job.due = due(self.delay, self.run_at)?;
@@ -211,6 +214,9 @@ pub enum SubmitError {
     /// Redis failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The kind is encrypted, and there is no key.
+    #[error(transparent)]
+    Vault(#[from] VaultError),
     /// Postgres failed.
     #[error("Postgres: {0}")]
     Database(#[from] sqlx::Error),
@@ -222,8 +228,9 @@ pub enum SubmitError {
 /// When it was not taken, or nobody can tell: the same plan may be submitted again, it is taken once.
 pub async fn submit(store: &Store, database: &PgPool, plan: &Plan) -> Result<Accepted, SubmitError> {
     let answer = if plan.journaled {
+        let jobs = store.vault().seal_all(std::slice::from_ref(&plan.job))?;
         let mut tx = database.begin().await?;
-        let answer = journal::enqueue_idempotent(&mut tx, &plan.job).await?;
+        let answer = journal::enqueue_idempotent(&mut tx, &jobs[0]).await?;
         tx.commit().await?;
         answer
     } else {
@@ -252,13 +259,19 @@ fn initial_state(job: &NewJob) -> JobState {
     }
 }
 
+fn no_key(error: &dyn std::error::Error) -> Problem {
+    tracing::error!(%error, "a request failed");
+    Problem::new(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "no-encryption-key",
+        "This kind is encrypted, and the server has no key",
+        error.to_string(),
+    )
+}
+
 impl From<SubmitError> for Problem {
     fn from(error: SubmitError) -> Self {
         match error {
-            SubmitError::Refused(refused @ Refused::QueueFull) => {
-                Self::new(StatusCode::TOO_MANY_REQUESTS, "queue-full", "The queue is full", refused.to_string())
-                    .retry_after(Duration::from_secs(5))
-            }
             SubmitError::Refused(refused @ Refused::MemoryGate) => Self::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "redis-memory",
@@ -266,6 +279,12 @@ impl From<SubmitError> for Problem {
                 refused.to_string(),
             )
             .retry_after(Duration::from_secs(10)),
+            SubmitError::Refused(refused @ Refused::NoKey) => no_key(&refused),
+            SubmitError::Refused(refused) => {
+                Self::new(StatusCode::TOO_MANY_REQUESTS, "queue-full", "The queue is full", refused.to_string())
+                    .retry_after(Duration::from_secs(5))
+            }
+            SubmitError::Vault(error) => no_key(&error),
             SubmitError::Store(error) => error.into(),
             SubmitError::Database(error) => error.into(),
         }

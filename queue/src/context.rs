@@ -1,18 +1,20 @@
 //! What a handler knows about the attempt that it executes.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::de::DeserializeOwned;
+use serde_json::{Value, value::to_raw_value};
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     error::JobError,
     id::{JobId, Member},
-    job::Fire,
+    job::{Fire, NewJob},
     journal::{JobTx, StepTx},
     name::{Kind, QueueName, Tenant},
     policy::Policy,
+    vault::{Purpose, Vault},
 };
 
 /// The parts of a context, as the worker (or a test) puts them together.
@@ -35,7 +37,7 @@ pub struct ContextParts {
     /// W3C trace context.
     pub traceparent: Option<String>,
     /// What an earlier attempt left.
-    pub checkpoint: Option<serde_json::Value>,
+    pub checkpoint: Option<Value>,
     /// Cancelled when the attempt must stop.
     pub cancel: CancellationToken,
     /// Where journaled jobs have their effects.
@@ -46,13 +48,49 @@ pub struct ContextParts {
 #[derive(Clone, Debug)]
 pub struct JobContext {
     parts: Arc<ContextParts>,
+    vault: Vault,
+    sealed: Arc<Mutex<Vec<Sealed>>>,
 }
+
+/// A checkpoint of an encrypted kind, plain and as it is stored. Sealing it twice gives two texts, and a step asks whether the
+/// stored one is still the one that it knows.
+struct Sealed {
+    plain: Value,
+    stored: Value,
+}
+
+impl std::fmt::Debug for Sealed {
+    /// Leaves the plain one out.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sealed").finish_non_exhaustive()
+    }
+}
+
+/// Checkpoints of an encrypted kind that a context remembers: a step needs the last one, and the one before if it is rolled
+/// back.
+const REMEMBERED: usize = 4;
 
 impl JobContext {
     /// Wraps the parts.
     #[must_use]
     pub fn new(parts: ContextParts) -> Self {
-        Self { parts: Arc::new(parts) }
+        Self { parts: Arc::new(parts), vault: Vault::default(), sealed: Arc::default() }
+    }
+
+    /// With the keys for what encrypted kinds carry.
+    #[must_use]
+    pub fn with_vault(self, vault: Vault) -> Self {
+        Self { vault, ..self }
+    }
+
+    /// Seals a job that the handler enqueues in a transaction of its own: [`JobTx::enqueue`], [`StepTx::enqueue`] and a store
+    /// do it without being asked. A job of a kind that is not encrypted stays as it is.
+    ///
+    /// # Errors
+    /// A snooze when this process has no key.
+    pub fn seal(&self, mut job: NewJob) -> Result<NewJob, JobError> {
+        self.vault.seal(&mut job)?;
+        Ok(job)
     }
 
     /// The job.
@@ -140,7 +178,7 @@ impl JobContext {
     /// A snooze when Postgres is busy or away. `Bury` when the job is not journaled: a mistake in the program.
     pub async fn begin(&self) -> Result<JobTx, JobError> {
         let (id, generation) = self.journal_key()?;
-        JobTx::begin(&self.parts.database, id, generation).await
+        Ok(JobTx::begin(&self.parts.database, id, generation).await?.with_vault(self.vault.clone()))
     }
 
     /// Opens the transaction for one step of a long job: its first statement replaces the checkpoint, and finds the job
@@ -150,23 +188,67 @@ impl JobContext {
     /// As [`begin`](Self::begin).
     pub async fn step<T: serde::Serialize + Sync>(&self, previous: Option<&T>, next: &T) -> Result<StepTx, JobError> {
         let (id, generation) = self.journal_key()?;
-        let encode =
-            |state: &T| serde_json::to_value(state).map_err(|error| JobError::bury("invalid_checkpoint", error));
+        let encode = |state: &T| {
+            let plain = serde_json::to_value(state).map_err(invalid_checkpoint)?;
+            self.stored_checkpoint(plain)
+        };
+        // The previous one may be what an earlier attempt left.
+        self.plain_checkpoint()?;
         let previous = previous.map(encode).transpose()?;
-        StepTx::begin(&self.parts.database, id, generation, previous, encode(next)?).await
+        let step = StepTx::begin(&self.parts.database, id, generation, previous, encode(next)?).await?;
+        Ok(step.with_vault(self.vault.clone()))
     }
 
     /// What an earlier attempt left as its checkpoint.
     ///
     /// # Errors
-    /// `Bury` when it is not what this handler reads.
+    /// `Bury` when it is not what this handler reads; a snooze when it was sealed with a key that this process does not have.
     pub fn checkpoint<T: DeserializeOwned>(&self) -> Result<Option<T>, JobError> {
-        self.parts
-            .checkpoint
-            .as_ref()
-            .map(T::deserialize)
-            .transpose()
-            .map_err(|error| JobError::bury("invalid_checkpoint", error))
+        self.plain_checkpoint()?.map(T::deserialize).transpose().map_err(invalid_checkpoint)
+    }
+
+    /// What an earlier attempt left, opened if it is sealed.
+    fn plain_checkpoint(&self) -> Result<Option<Value>, JobError> {
+        let Some(stored) = &self.parts.checkpoint else { return Ok(None) };
+        if !self.parts.policy.encrypted {
+            return Ok(Some(stored.clone()));
+        }
+        if let Some(known) = self.remembered().iter().find(|known| known.stored == *stored) {
+            return Ok(Some(known.plain.clone()));
+        }
+        let raw = to_raw_value(stored).map_err(invalid_checkpoint)?;
+        let opened = self.vault.open_value(Purpose::Checkpoint, self.kind(), self.tenant(), &raw)?;
+        // One that is not sealed was left before the kind was encrypted.
+        let plain: Value = serde_json::from_str(opened.unwrap_or(raw).get()).map_err(invalid_checkpoint)?;
+        self.remember(plain.clone(), stored.clone());
+        Ok(Some(plain))
+    }
+
+    /// A checkpoint as it is stored: sealed, if the kind is encrypted.
+    fn stored_checkpoint(&self, plain: Value) -> Result<Value, JobError> {
+        if !self.parts.policy.encrypted {
+            return Ok(plain);
+        }
+        if let Some(known) = self.remembered().iter().rev().find(|known| known.plain == plain) {
+            return Ok(known.stored.clone());
+        }
+        let raw = to_raw_value(&plain).map_err(invalid_checkpoint)?;
+        let sealed = self.vault.seal_value(Purpose::Checkpoint, self.kind(), self.tenant(), &raw)?;
+        let stored: Value = serde_json::from_str(sealed.get()).map_err(invalid_checkpoint)?;
+        self.remember(plain, stored.clone());
+        Ok(stored)
+    }
+
+    fn remembered(&self) -> MutexGuard<'_, Vec<Sealed>> {
+        self.sealed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn remember(&self, plain: Value, stored: Value) {
+        let mut remembered = self.remembered();
+        if remembered.len() >= REMEMBERED {
+            remembered.remove(0);
+        }
+        remembered.push(Sealed { plain, stored });
     }
 
     fn journal_key(&self) -> Result<(JobId, i32), JobError> {
@@ -179,4 +261,8 @@ impl JobContext {
         })?;
         Ok((member.id, generation))
     }
+}
+
+fn invalid_checkpoint(error: serde_json::Error) -> JobError {
+    JobError::bury("invalid_checkpoint", error)
 }

@@ -13,6 +13,7 @@ use crate::{
     id::JobId,
     name::{Kind, QueueName, Tenant},
     policy::{Band, Policy, PolicyOverride},
+    vault::{Seal, VaultError, looks_sealed},
 };
 
 /// The largest args of one job, in bytes of JSON. What is larger belongs into a table or a file, with its key in the args.
@@ -121,7 +122,7 @@ impl std::fmt::Display for BatchId {
 }
 
 /// A job as a producer describes it. Its id is made here, so that sending it twice enqueues it once.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct NewJob {
     /// Its identity.
     pub id: JobId,
@@ -131,8 +132,10 @@ pub struct NewJob {
     pub queue: QueueName,
     /// Whom it is done for.
     pub tenant: Option<Tenant>,
-    /// Args as JSON.
+    /// Args as JSON: plain, or sealed.
     pub args: Box<RawValue>,
+    /// Whether they are sealed: [`Vault::seal`](crate::Vault::seal) makes it.
+    pub seal: Seal,
     /// Priority.
     pub band: Band,
     /// The kind's policy.
@@ -151,6 +154,19 @@ pub struct NewJob {
     pub traceparent: Option<String>,
     /// The fire that made it.
     pub fire: Option<Fire>,
+}
+
+impl std::fmt::Debug for NewJob {
+    /// Leaves the args out: they may be secret.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NewJob")
+            .field("id", &self.id)
+            .field("kind", &self.kind)
+            .field("queue", &self.queue)
+            .field("tenant", &self.tenant)
+            .field("due", &self.due)
+            .finish_non_exhaustive()
+    }
 }
 
 /// How long an idempotency key is remembered.
@@ -180,6 +196,14 @@ pub enum InvalidJob {
     /// The args have a character that Postgres cannot hold.
     #[error("the args of {kind} have the character \\u0000, which jsonb cannot hold: leave it out")]
     Nul {
+        /// The job's kind.
+        kind: Kind,
+    },
+    /// The args of an encrypted kind are written as only the vault writes them.
+    #[error(
+        "the args of {kind} are an object with nothing but \"$sealed\": give them as they are, they are sealed here"
+    )]
+    LooksSealed {
         /// The job's kind.
         kind: Kind,
     },
@@ -220,12 +244,16 @@ impl NewJob {
         if has_nul(args.get()) {
             return Err(InvalidJob::Nul { kind });
         }
+        if kind_policy.encrypted && looks_sealed(&args) {
+            return Err(InvalidJob::LooksSealed { kind });
+        }
         Ok(Self {
             id: JobId::new(),
             kind,
             queue,
             tenant: None,
             args,
+            seal: Seal::default(),
             band: kind_policy.band,
             kind_policy,
             policy: PolicyOverride::default(),
@@ -271,6 +299,17 @@ impl NewJob {
     pub fn batch(mut self, batch: BatchId) -> Self {
         self.batch = Some(batch);
         self
+    }
+
+    /// The args as a store may hold them, which are sealed ones if the kind is encrypted.
+    ///
+    /// # Errors
+    /// [`VaultError::Unsealed`]: they were not sealed, or the job was changed since.
+    pub fn stored_args(&self) -> Result<&RawValue, VaultError> {
+        if self.kind_policy.encrypted && self.seal != Seal::of(&self.kind, self.tenant.as_ref(), &self.args) {
+            return Err(VaultError::Unsealed { kind: self.kind.clone() });
+        }
+        Ok(&self.args)
     }
 
     /// The policy in force: the kind's, with what differs.

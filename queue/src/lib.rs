@@ -17,6 +17,7 @@ pub mod name;
 pub mod policy;
 pub mod shutdown;
 pub mod store;
+pub mod vault;
 
 pub use catalog::{Catalog, KindInfo};
 pub use context::JobContext;
@@ -26,3 +27,4 @@ pub use id::{JobId, Member};
 pub use job::{BatchId, Due, Enqueued, Fire, JobArgs, NewJob, OnConflict, Unique, UniqueScope};
 pub use name::{Kind, QueueName, Tenant};
 pub use policy::{Band, Delivery, Journaling, Policy};
+pub use vault::Vault;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use serde_json::value::RawValue;
 use sqlx::{PgConnection, Row, types::Json};
 
 use crate::{
@@ -19,8 +20,10 @@ const CHUNK: usize = 1000;
 /// circle. Idempotency keys are not looked at here: see [`enqueue_idempotent`].
 ///
 /// # Errors
-/// When Postgres refuses a row; the caller's transaction is then aborted as a whole.
+/// When Postgres refuses a row; the caller's transaction is then aborted as a whole. Before anything is sent, when a job of an
+/// encrypted kind was not sealed ([`VaultError::Unsealed`](crate::vault::VaultError::Unsealed), as `Encode`).
 pub async fn enqueue_in(tx: &mut PgConnection, jobs: &[NewJob]) -> Result<Vec<Enqueued>, sqlx::Error> {
+    jobs.iter().try_for_each(|job| stored_args(job).map(drop))?;
     let mut order: Vec<usize> = (0..jobs.len()).collect();
     order.sort_by_key(|&i| jobs[i].unique.map(|unique| unique.digest.0));
     let mut answers: Vec<Enqueued> = jobs.iter().map(|job| Enqueued::Created(job.id)).collect();
@@ -36,6 +39,7 @@ pub async fn enqueue_in(tx: &mut PgConnection, jobs: &[NewJob]) -> Result<Vec<En
 /// # Errors
 /// When Postgres refuses it.
 pub async fn enqueue_idempotent(tx: &mut PgConnection, job: &NewJob) -> Result<Enqueued, sqlx::Error> {
+    stored_args(job)?;
     if let Some(digest) = job.idempotency {
         // An expired key counts as absent; a concurrent holder of the same key is waited for by the primary key.
         let claimed: Option<uuid::Uuid> = sqlx::query_scalar(
@@ -112,7 +116,7 @@ async fn enqueue_chunk(
         .bind(text(|job| Some(job.queue.as_str())))
         .bind(text(|job| job.tenant.as_ref().map(|tenant| tenant.as_str())))
         .bind(chunk.iter().map(|&i| i16::from(jobs[i].band.number())).collect::<Vec<_>>())
-        .bind(chunk.iter().map(|&i| Json(&jobs[i].args)).collect::<Vec<_>>())
+        .bind(chunk.iter().map(|&i| stored_args(&jobs[i])).collect::<Result<Vec<_>, _>>()?)
         .bind(chunk.iter().map(|&i| (!jobs[i].policy.is_empty()).then_some(Json(jobs[i].policy))).collect::<Vec<_>>())
         .bind(column(|job| if let Due::At(at) = job.due { Some(at) } else { None }))
         .bind(chunk.iter().map(|&i| delay(&jobs[i]).as_secs_f64()).collect::<Vec<_>>())
@@ -131,6 +135,11 @@ async fn enqueue_chunk(
         answers[i] = Enqueued::Exists(standing(&mut *tx, &jobs[i]).await?);
     }
     Ok(())
+}
+
+/// The args as a row may hold them.
+fn stored_args(job: &NewJob) -> Result<Json<&RawValue>, sqlx::Error> {
+    job.stored_args().map(Json).map_err(|error| sqlx::Error::Encode(error.into()))
 }
 
 const fn delay(job: &NewJob) -> Duration {

@@ -11,6 +11,7 @@ use crate::{
     error::JobError,
     id::{Generation, JobId},
     job::{Enqueued, Fire, NewJob},
+    vault::Vault,
 };
 
 /// Proof that the job's row was deleted and its effects committed. Only [`JobTx::commit`] makes one.
@@ -37,6 +38,7 @@ pub struct JobTx {
     id: JobId,
     generation: Generation,
     fire: Option<Fire>,
+    vault: Vault,
 }
 
 /// Which fire a job comes from.
@@ -55,13 +57,15 @@ impl Source {
 async fn enqueue_children(
     tx: &mut PgConnection,
     fire: Option<Fire>,
+    vault: &Vault,
     jobs: &[NewJob],
-) -> Result<Vec<Enqueued>, sqlx::Error> {
+) -> Result<Vec<Enqueued>, JobError> {
+    let jobs = vault.seal_all(jobs)?;
     if fire.is_none() {
-        return enqueue_in(tx, jobs).await;
+        return Ok(enqueue_in(tx, &jobs).await?);
     }
     let children: Vec<NewJob> = jobs.iter().map(|job| NewJob { fire: job.fire.or(fire), ..job.clone() }).collect();
-    enqueue_in(tx, &children).await
+    Ok(enqueue_in(tx, &children).await?)
 }
 
 /// The last statement before COMMIT. Deferred constraints are checked here, where their errors are errors and leave no doubt.
@@ -86,10 +90,15 @@ impl JobTx {
             tx.rollback().await?;
             return Err(JobError::gone());
         };
-        Ok(Self { tx, pool: pool.clone(), id, generation, fire: source.fire() })
+        Ok(Self { tx, pool: pool.clone(), id, generation, fire: source.fire(), vault: Vault::default() })
     }
 
-    /// Enqueues follow-ups, which are journaled, in this transaction. They stand when it commits.
+    pub(crate) fn with_vault(self, vault: Vault) -> Self {
+        Self { vault, ..self }
+    }
+
+    /// Enqueues follow-ups, which are journaled, in this transaction. They stand when it commits. Those of encrypted kinds are
+    /// sealed here.
     ///
     /// A follow-up of a job that a schedule made counts as that schedule's: its overlap rule sees work that is still going
     /// on, not only the job that began it.
@@ -97,7 +106,7 @@ impl JobTx {
     /// # Errors
     /// When Postgres refuses them.
     pub async fn enqueue(&mut self, jobs: &[NewJob]) -> Result<Vec<Enqueued>, JobError> {
-        Ok(enqueue_children(&mut self.tx, self.fire, jobs).await?)
+        enqueue_children(&mut self.tx, self.fire, &self.vault, jobs).await
     }
 
     /// Commits effects and completion together.
@@ -107,7 +116,7 @@ impl JobTx {
     /// # Errors
     /// When the transaction did not commit; nothing of it has happened then.
     pub async fn commit(self) -> Result<Committed, JobError> {
-        let Self { mut tx, pool, id, generation, fire: _ } = self;
+        let Self { mut tx, pool, id, generation, .. } = self;
         settle(&mut tx).await?;
         if let Err(error) = tx.commit().await {
             // The server may still be at it: FOR UPDATE waits for a transaction that has not ended.
@@ -143,6 +152,7 @@ impl DerefMut for JobTx {
 pub struct StepTx {
     tx: Transaction<'static, Postgres>,
     fire: Option<Fire>,
+    vault: Vault,
 }
 
 impl StepTx {
@@ -166,7 +176,7 @@ impl StepTx {
         .fetch_optional(&mut *tx)
         .await?;
         if let Some(source) = advanced {
-            return Ok(Self { tx, fire: source.fire() });
+            return Ok(Self { tx, fire: source.fire(), vault: Vault::default() });
         }
         let stands = sqlx::query("SELECT FROM job_journal WHERE id = $1 AND gen = $2 AND state = 'live'")
             .bind(id.0)
@@ -182,12 +192,16 @@ impl StepTx {
         })
     }
 
-    /// Enqueues follow-ups in this transaction. They stand when it commits.
+    pub(crate) fn with_vault(self, vault: Vault) -> Self {
+        Self { vault, ..self }
+    }
+
+    /// Enqueues follow-ups in this transaction. They stand when it commits. Those of encrypted kinds are sealed here.
     ///
     /// # Errors
     /// When Postgres refuses them.
     pub async fn enqueue(&mut self, jobs: &[NewJob]) -> Result<Vec<Enqueued>, JobError> {
-        Ok(enqueue_children(&mut self.tx, self.fire, jobs).await?)
+        enqueue_children(&mut self.tx, self.fire, &self.vault, jobs).await
     }
 
     /// Commits the step and its checkpoint together. After an error the next attempt reads the checkpoint that stands, so

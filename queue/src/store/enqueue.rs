@@ -12,6 +12,7 @@ use crate::{
     job::{Due, Enqueued, IDEMPOTENCY_PERIOD, NewJob},
     journal::RelayJob,
     name::QueueName,
+    vault::StoredArgs,
 };
 
 /// Jobs in one call of the script.
@@ -26,6 +27,11 @@ pub enum Refused {
     /// Redis is nearly out of memory.
     #[error("Redis is nearly out of memory: wait until workers have caught up, or raise its maxmemory")]
     MemoryGate,
+    /// Its kind is encrypted, and the store has no key to seal it with ([`Store::with_vault`]).
+    #[error(
+        "its kind is encrypted, and this process has no key: set encryption.keys (WINDROW_ENCRYPTION_KEYS) as its workers have it"
+    )]
+    NoKey,
 }
 
 struct Item {
@@ -59,8 +65,20 @@ impl Store {
         for (queue, indexes) in by_queue {
             let keys = Keys::new(queue);
             for chunk in indexes.chunks(CHUNK) {
-                let items: Vec<Item> = chunk.iter().map(|&i| fast_item(&jobs[i])).collect();
-                for (&i, code) in chunk.iter().zip(self.send_items(&keys, &items).await?) {
+                let (mut sent, mut items) = (Vec::with_capacity(chunk.len()), Vec::with_capacity(chunk.len()));
+                for &i in chunk {
+                    match self.vault().stored(&jobs[i]) {
+                        Ok(args) => {
+                            sent.push(i);
+                            items.push(fast_item(&jobs[i], &args));
+                        }
+                        Err(_) => answers[i] = Err(Refused::NoKey),
+                    }
+                }
+                if items.is_empty() {
+                    continue;
+                }
+                for (i, code) in sent.into_iter().zip(self.send_items(&keys, &items).await?) {
                     answers[i] = match code {
                         Code::Created => {
                             self.count_enqueued(queue, &jobs[i].kind);
@@ -145,10 +163,10 @@ fn is_out_of_memory(error: &StoreError) -> bool {
     matches!(error, StoreError::Unavailable(source) if source.code() == Some("OOM"))
 }
 
-fn fast_item(job: &NewJob) -> Item {
+fn fast_item(job: &NewJob, args: &StoredArgs<'_>) -> Item {
     Item {
         member: Member::fast(job.id).to_bytes(),
-        part: envelope::encode_fast(job),
+        part: envelope::encode_fast(job, args),
         delay: delay(job.due),
         unique: job.unique.map(|unique| unique.digest.0),
         idempotency: job.idempotency.map(|key| key.0),

@@ -20,6 +20,7 @@ use crate::{
     journal::RelayJob,
     name::{Kind, Tenant},
     policy::{Band, PolicyOverride},
+    vault::StoredArgs,
 };
 
 /// The version that this program writes.
@@ -136,8 +137,9 @@ pub struct Envelope {
     pub args: Option<Box<RawValue>>,
 }
 
-/// The part of a fast job's envelope that the producer makes.
-pub(crate) fn encode_fast(job: &NewJob) -> Vec<u8> {
+/// The part of a fast job's envelope that the producer makes. Its args are given as they may be stored: sealed, if its kind
+/// is encrypted.
+pub(crate) fn encode_fast(job: &NewJob, args: &StoredArgs<'_>) -> Vec<u8> {
     let extra = if job.policy.is_empty() && job.traceparent.is_none() && job.fire.is_none() {
         Vec::new()
     } else {
@@ -145,7 +147,7 @@ pub(crate) fn encode_fast(job: &NewJob) -> Vec<u8> {
         serde_json::to_vec(&extra).unwrap_or_default()
     };
     let lane = Lane::encode(job.band, job.tenant.as_ref(), &job.kind);
-    encode(0, &lane, job.unique.map(|unique| unique.digest), &extra, job.args.get().as_bytes())
+    encode(0, &lane, job.unique.map(|unique| unique.digest), &extra, args.get().as_bytes())
 }
 
 /// The same for a journaled job: only where it waits.
@@ -232,7 +234,7 @@ fn read6(bytes: &[u8]) -> u64 {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
-    use crate::name::QueueName;
+    use crate::{name::QueueName, vault::Vault};
 
     #[derive(Serialize, Deserialize)]
     struct Args {
@@ -241,6 +243,10 @@ mod tests {
     impl crate::job::JobArgs for Args {
         const KIND: Kind = Kind::from_static("test.count");
         const QUEUE: QueueName = QueueName::from_static("test");
+    }
+
+    fn encode_fast(job: &NewJob) -> Vec<u8> {
+        super::encode_fast(job, &Vault::default().stored(job).unwrap())
     }
 
     fn stored(part: &[u8]) -> Vec<u8> {

@@ -29,6 +29,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     metrics::QueueMetrics,
     name::{Kind, QueueName},
+    vault::Vault,
 };
 
 use links::Links;
@@ -181,6 +182,7 @@ impl From<RedisError> for StoreError {
 #[derive(Clone)]
 pub struct Store {
     inner: Arc<Inner>,
+    vault: Vault,
 }
 
 struct Inner {
@@ -217,7 +219,21 @@ impl Store {
     pub fn with_clock(config: &Config, clock: String) -> Result<Self, StoreError> {
         let metrics = Metrics::default();
         let links = Links::new(Arc::new(Topology::new(config)?), &metrics);
-        Ok(Self { inner: Arc::new(Inner { links, config: config.clone(), clock, metrics }) })
+        let inner = Arc::new(Inner { links, config: config.clone(), clock, metrics });
+        Ok(Self { inner, vault: Vault::default() })
+    }
+
+    /// The same handle with keys: it seals the args of encrypted kinds, and whoever has it may take its
+    /// [`vault`](Self::vault) along to PostgreSQL. Without keys it refuses such jobs.
+    #[must_use]
+    pub fn with_vault(self, vault: Vault) -> Self {
+        Self { vault, ..self }
+    }
+
+    /// The keys that it was given.
+    #[must_use]
+    pub const fn vault(&self) -> &Vault {
+        &self.vault
     }
 
     /// The same Redis over a connection of its own. A connection lives and dies with the runtime on which it was made:
@@ -232,6 +248,7 @@ impl Store {
                 clock: clock.clone(),
                 metrics: Arc::clone(metrics),
             }),
+            vault: self.vault.clone(),
         }
     }
 
