@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
-use crate::{api_key, dead, dev, exit, import, job, payment, project, schedule, source, tenant, vacancy};
+use crate::{api_key, dead, dev, exit, import, job, key, payment, project, schedule, source, tenant, vacancy};
 
 /// Background jobs in Redis and Postgres: scheduler, workers, API and operations in one program.
 #[derive(Debug, Parser)]
@@ -64,6 +64,9 @@ pub(crate) enum Command {
     /// Keys for the API.
     #[command(subcommand)]
     ApiKeys(api_key::ApiKeyCommand),
+    /// Keys with which args are encrypted.
+    #[command(subcommand)]
+    Keys(key::KeyCommand),
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! What a command works with, made when it is first needed.
 
 use sqlx::PgPool;
-use windrow_queue::{database, store::Store};
+use windrow_queue::{Vault, database, store::Store};
 
 use crate::{output::Output, settings::Loaded};
 
@@ -21,12 +21,21 @@ impl Context {
         let redis = &self.loaded.settings.redis;
         self.loaded.required("redis.url", &redis.url, "redis://localhost:6379/0")?;
         self.loaded.in_range("redis")?;
-        Store::new(redis).map_err(|error| match error {
+        let store = Store::new(redis).map_err(|error| match error {
             windrow_queue::store::StoreError::Config { key, reason } => {
                 self.loaded.refuse(&format!("redis.{key}"), reason).into()
             }
             other => anyhow::Error::new(other),
-        })
+        })?;
+        Ok(store.with_vault(self.vault()?))
+    }
+
+    /// The keys for the args of encrypted kinds; none may be configured.
+    ///
+    /// # Errors
+    /// The setting that is wrong.
+    pub(crate) fn vault(&self) -> anyhow::Result<Vault> {
+        Ok(self.loaded.vault()?)
     }
 
     /// Postgres. Does not connect yet.

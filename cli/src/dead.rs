@@ -245,7 +245,7 @@ async fn redrive(store: &Store, database: &PgPool, id: JobId) -> anyhow::Result<
     for queue in kinds::catalog().queues() {
         match store.redrive(&queue, id).await? {
             Some(Enqueued::Created(new)) => return Ok((id, new)),
-            Some(other) => anyhow::bail!(stays_dead(id, Some(other))),
+            Some(other) => anyhow::bail!(stays_dead(id, Some(other.id()))),
             None => {}
         }
     }

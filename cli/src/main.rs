@@ -9,6 +9,7 @@ mod dev;
 mod exit;
 mod import;
 mod job;
+mod key;
 mod kinds;
 mod log;
 mod output;
@@ -76,6 +77,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
         Command::Import(args) => Box::pin(import::run(&context, args)).await,
         Command::Payments(command) => payment::run(&context, command).await,
         Command::ApiKeys(command) => api_key::run(&context, command),
+        Command::Keys(command) => key::run(&context, command),
     }
 }
 

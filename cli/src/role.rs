@@ -104,7 +104,7 @@ pub(crate) async fn scheduler(context: &Context) -> anyhow::Result<()> {
         store: context.store()?,
         database: context.database()?,
         direct: context.direct_database()?,
-        catalog: kinds::catalog(),
+        catalog: kinds::catalog().with_vault(context.vault()?),
         schedules: schedules(&context.loaded)?,
         registry: process.registry.clone(),
         queue_metrics: process.metrics.clone(),

@@ -94,6 +94,7 @@ pub(crate) async fn run(context: &Context, command: ScheduleCommand) -> anyhow::
         ScheduleCommand::Pause(which) => set_paused(context, which, true).await,
         ScheduleCommand::Resume(which) => set_paused(context, which, false).await,
         ScheduleCommand::Trigger(Which { name, tenant }) => {
+            let catalog = catalog.with_vault(context.vault()?);
             let jobs = admin::trigger(&database, &catalog, &name, tenant.as_ref()).await.map_err(refusal)?;
             let ids: Vec<_> = jobs.iter().map(|job| job.id()).collect();
             output.list(&ids, ["job"], |id| [id.to_string()])

@@ -8,6 +8,7 @@ use crate::{
     job::JobArgs,
     name::{Kind, QueueName},
     policy::Policy,
+    vault::Vault,
 };
 
 /// One kind, without its type.
@@ -47,6 +48,7 @@ impl KindInfo {
 #[derive(Clone, Debug, Default)]
 pub struct Catalog {
     kinds: BTreeMap<Kind, KindInfo>,
+    vault: Vault,
 }
 
 /// A kind that this program does not know.
@@ -86,6 +88,18 @@ impl Catalog {
             kind: kind.chars().take(80).collect(),
             known: self.iter().map(|info| info.kind.as_str()).collect::<Vec<_>>().join(", "),
         })
+    }
+
+    /// With the keys for the args of encrypted kinds: for services that make jobs of kinds which they know by name only.
+    #[must_use]
+    pub fn with_vault(self, vault: Vault) -> Self {
+        Self { vault, ..self }
+    }
+
+    /// The keys that it was given.
+    #[must_use]
+    pub const fn vault(&self) -> &Vault {
+        &self.vault
     }
 
     /// All kinds, by name.

@@ -5,12 +5,14 @@ mod postgres;
 mod redis;
 
 use windrow_jobs::outward::Client;
+use windrow_queue::{Vault, vault::KeyId};
 
 use crate::{
     context::Context,
+    kinds,
     output::Output,
     role,
-    settings::{Loaded, SettingError},
+    settings::{Loaded, SettingError, encrypted_kinds},
 };
 
 pub(crate) use finding::{Finding, Level};
@@ -68,6 +70,8 @@ fn settings(loaded: &Loaded) -> Vec<Finding> {
             Finding::error("schedules", format!("{error:#}"), "until then `windrow scheduler` does not start")
         }
     });
+    // What is wrong with the keys is said among the settings.
+    findings.extend(loaded.vault().ok().map(|vault| encryption(&vault, &encrypted_kinds(&kinds::catalog()))));
     if let Err(error) = Client::new(&loaded.settings.outward) {
         findings.push(Finding::error("outward", error.to_string(), "correct the settings in [outward]"));
     }
@@ -80,6 +84,25 @@ fn settings(loaded: &Loaded) -> Vec<Finding> {
         ));
     }
     findings
+}
+
+/// The ids of the keys; never more of them.
+fn encryption(vault: &Vault, kinds: &[&str]) -> Finding {
+    const PART: &str = "encryption";
+    let ids: Vec<&str> = vault.key_ids().map(KeyId::as_str).collect();
+    let Some((seals, others)) = ids.split_first() else {
+        return match kinds {
+            [] => Finding::ok(PART, "no keys, and no kind needs one"),
+            kinds => Finding::error(
+                PART,
+                format!("no keys, and encrypted kinds: {}", kinds.join(", ")),
+                "set encryption.keys, the same for all processes; `windrow keys new` makes one",
+            ),
+        };
+    };
+    let opens = if others.is_empty() { String::new() } else { format!("; older jobs open with {}", others.join(", ")) };
+    let needed = if kinds.is_empty() { "no kind is encrypted".to_owned() } else { format!("for {}", kinds.join(", ")) };
+    Finding::ok(PART, format!("key {seals} seals{opens} ({needed})"))
 }
 
 /// A delay that Postgres computes ends by Redis' clock.
@@ -99,7 +122,26 @@ fn clocks(difference_us: i64) -> Finding {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
+    use windrow_queue::vault;
+
+    #[test]
+    fn of_keys_only_ids_are_said() {
+        let keys = [
+            "2026b:ISIjJCUmJygpKissLS4vMDEyMzQ1Njc4OTo7PD0+P0A=",
+            "2026a:AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA=",
+        ];
+        let vault = |keys: &[&str]| {
+            let keys = keys.iter().map(|key| (*key).to_owned()).collect();
+            Vault::new(&vault::Config { keys, ..Default::default() }).unwrap()
+        };
+        let both = encryption(&vault(&keys), &["a.b", "c.d"]);
+        assert_eq!(both.found, "key 2026b seals; older jobs open with 2026a (for a.b, c.d)");
+        assert_eq!(encryption(&vault(&keys[1..]), &[]).found, "key 2026a seals (no kind is encrypted)");
+        assert_eq!(encryption(&Vault::default(), &[]).found, "no keys, and no kind needs one");
+        assert_eq!(encryption(&Vault::default(), &["a.b"]).level, Level::Error);
+    }
 
     #[test]
     fn clocks_that_disagree_are_a_warning_that_says_by_how_much() {

@@ -51,7 +51,7 @@ impl Platform {
             store: store.clone(),
             database: scheduler_database,
             direct: context.direct_database()?,
-            catalog: kinds::catalog(),
+            catalog: kinds::catalog().with_vault(store.vault().clone()),
             schedules: Some(schedules),
             registry: process.registry.clone(),
             queue_metrics: process.metrics.clone(),

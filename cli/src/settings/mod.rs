@@ -19,7 +19,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use windrow_queue::QueueName;
+use windrow_queue::{Catalog, QueueName, Vault, vault};
 
 pub(crate) use error::{Origin, SettingError};
 pub(crate) use variable::variable_of;
@@ -40,6 +40,7 @@ pub(crate) struct Settings {
     pub(crate) worker: windrow_worker::Config,
     pub(crate) scheduler: scheduler::Config,
     pub(crate) api: windrow_api::Config,
+    pub(crate) encryption: windrow_queue::vault::Config,
     pub(crate) log: log::Config,
     pub(crate) outward: windrow_jobs::outward::Config,
     pub(crate) fetch: windrow_jobs::fetch::Config,
@@ -120,6 +121,10 @@ impl Loaded {
             let message = format!("{error}: expected an address with its port, such as 127.0.0.1:9464");
             faults.push(self.refuse("worker.listen", message));
         }
+        match self.vault() {
+            Ok(vault) => faults.extend(self.missing_key(&vault, &kinds::catalog())),
+            Err(fault) => faults.push(fault),
+        }
         faults.extend(range::faults(&self.settings).into_iter().map(|(name, expected)| self.refuse(name, expected)));
         for (queue, jobs) in &worker.queues {
             let name = format!("worker.queues.{queue}");
@@ -137,6 +142,27 @@ impl Loaded {
             faults.push(self.refuse(format!("scheduler.{key}").trim_end_matches('.'), reason.trim()));
         }
         faults
+    }
+
+    /// The keys for the args of encrypted kinds; none may be configured.
+    ///
+    /// # Errors
+    /// The setting that is wrong. Never a part of a key.
+    pub(crate) fn vault(&self) -> Result<Vault, SettingError> {
+        let name = |error: &vault::ConfigError| format!("encryption.{}", error.key);
+        Vault::new(&self.settings.encryption).map_err(|error| self.refuse(&name(&error), &*error.reason))
+    }
+
+    /// Whether there is an encrypted kind and no key.
+    fn missing_key(&self, vault: &Vault, catalog: &Catalog) -> Option<SettingError> {
+        let encrypted = encrypted_kinds(catalog);
+        (vault.is_empty() && !encrypted.is_empty()).then(|| {
+            let (variable, kinds) = (variable_of("encryption.keys"), encrypted.join(", "));
+            let message = format!(
+                "is missing: {kinds} cannot be enqueued or executed without. Set it as {variable}, the same for all processes; `windrow keys new` makes a key"
+            );
+            self.refuse("encryption.keys", message)
+        })
     }
 
     /// Refuses the first setting of a section that lies outside of its range: commands that are no role look at no other
@@ -158,6 +184,11 @@ impl Loaded {
         }
         Ok(value)
     }
+}
+
+/// The kinds whose args are encrypted.
+pub(crate) fn encrypted_kinds(catalog: &Catalog) -> Vec<&str> {
+    catalog.iter().filter(|info| info.policy.encrypted).map(|info| info.kind.as_str()).collect()
 }
 
 fn read(path: &Path) -> Result<String, SettingError> {

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use serde_json::Value;
+use windrow_queue::{JobArgs, Kind, Policy};
 
 use super::*;
 
@@ -243,6 +244,48 @@ fn what_is_missing_or_cannot_stand_is_named_with_what_to_do() {
         let found = faults(&format!("{good}{more}"));
         assert!(found.len() == 1 && found[0].starts_with(expected), "{more:?} gave {found:?}");
     }
+}
+
+const KEY: &str = "2026a:AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA=";
+
+#[test]
+fn keys_for_encryption_are_a_list_and_what_is_no_key_is_refused_without_being_shown() {
+    let two = format!("2026b:ISIjJCUmJygpKissLS4vMDEyMzQ1Njc4OTo7PD0+P0A=, {KEY}");
+    for variable in ["WINDROW_ENCRYPTION_KEYS", "WINDROW_ENCRYPTION__KEYS"] {
+        let vault = load("", &[(variable, &two)]).unwrap().vault().unwrap();
+        assert_eq!(vault.key_ids().map(ToString::to_string).collect::<Vec<_>>(), ["2026b", "2026a"]);
+    }
+    let vault = load(&format!("[encryption]\nkeys = ['{KEY}']"), &[]).unwrap().vault().unwrap();
+    assert_eq!(vault.key_ids().count(), 1);
+
+    let loaded = load("", &[("WINDROW_ENCRYPTION_KEYS", "2026a:aHVudGVyMg==")]).unwrap();
+    let refused = loaded.faults().iter().map(ToString::to_string).find(|fault| fault.contains("encryption")).unwrap();
+    assert_eq!(
+        refused,
+        "encryption.keys (WINDROW_ENCRYPTION_KEYS in the environment): key 2026a has 7 bytes, not 32; `windrow keys new` makes one"
+    );
+    let loaded = load("", &[("WINDROW_ENCRYPTION_KEYS_FILE", "/none/such")]).unwrap();
+    assert!(loaded.vault().unwrap_err().to_string().starts_with("encryption.keys_file (WINDROW_ENCRYPTION_KEYS_FILE"));
+    let shown = format!("{:?}", load("", &[("WINDROW_ENCRYPTION_KEYS", KEY)]).unwrap().settings);
+    assert!(!shown.contains("AQID"), "{shown}");
+}
+
+#[test]
+fn an_encrypted_kind_without_a_key_is_a_fault_that_names_it() {
+    #[derive(Serialize, Deserialize)]
+    struct Secret;
+    impl JobArgs for Secret {
+        const KIND: Kind = Kind::from_static("test.secret");
+        const QUEUE: QueueName = QueueName::from_static("test");
+        const POLICY: Policy = Policy::DEFAULT.encrypted();
+    }
+    let catalog = kinds::catalog().with::<Secret>();
+    let without = load("", &[]).unwrap();
+    let fault = without.missing_key(&without.vault().unwrap(), &catalog).unwrap().to_string();
+    assert!(fault.starts_with("encryption.keys: is missing: test.secret cannot be enqueued"), "{fault}");
+    assert!(without.missing_key(&without.vault().unwrap(), &kinds::catalog()).is_none());
+    let with = load("", &[("WINDROW_ENCRYPTION_KEYS", KEY)]).unwrap();
+    assert!(with.missing_key(&with.vault().unwrap(), &catalog).is_none());
 }
 
 #[test]

@@ -10,8 +10,12 @@ use super::{
 const PREFIX: &str = "WINDROW_";
 
 /// Short names of what everybody sets.
-const ALIASES: [(&str, &str); 2] =
-    [("WINDROW_REDIS_URL", "WINDROW_REDIS__URL"), ("WINDROW_DATABASE_URL", "WINDROW_DATABASE__URL")];
+const ALIASES: [(&str, &str); 4] = [
+    ("WINDROW_REDIS_URL", "WINDROW_REDIS__URL"),
+    ("WINDROW_DATABASE_URL", "WINDROW_DATABASE__URL"),
+    ("WINDROW_ENCRYPTION_KEYS", "WINDROW_ENCRYPTION__KEYS"),
+    ("WINDROW_ENCRYPTION_KEYS_FILE", "WINDROW_ENCRYPTION__KEYS_FILE"),
+];
 
 /// Variables with our prefix that are no settings: the file to read, where `windrow dev` and the tests find servers, how long
 /// tests may be, the port in docker-compose.yml.

@@ -130,3 +130,29 @@ async fn a_new_key_is_shown_once_with_the_setting_that_lets_it_in() {
     api.await_get("/readyz", 200, r#""ready":true"#).await;
     assert_eq!(api.get("/api/v1/jobs/01890000-0000-7000-8000-000000000000").await.0, 401);
 }
+
+#[tokio::test]
+async fn a_new_key_for_encryption_is_one_that_the_settings_take_and_nobody_shows_again() {
+    let mut place = Place::migrated().await;
+    let (old, new) = (["keys", "new", "2026a", "--json"], ["keys", "new", "--json"]);
+    let (old, new) = (place.run(&old).await.ok().json(0), place.run(&new).await.ok().json(0));
+    assert_eq!(old["id"], "2026a");
+    let line = |made: &serde_json::Value| made["key"].as_str().unwrap().to_owned();
+    let newest = new["id"].as_str().unwrap();
+    assert!(line(&old).starts_with("2026a:") && line(&new).starts_with(&format!("{newest}:")));
+    place.run(&["keys", "new", "a b"]).await.fails(2, "the id of a key has 1 to 32 letters");
+
+    place.set("WINDROW_ENCRYPTION_KEYS", &format!("{},{}", line(&new), line(&old)));
+    let checked = place.run(&["check"]).await;
+    assert!(checked.stdout.contains(&format!("key {newest} seals; older jobs open with 2026a")), "{checked:?}");
+    for made in [&old, &new] {
+        let bytes = line(made).split_once(':').unwrap().1.to_owned();
+        assert!(!format!("{checked:?}").contains(&bytes), "{checked:?}");
+    }
+    place.set("WINDROW_ENCRYPTION_KEYS", "2026a:AQID");
+    let refused = place.run(&["worker"]).await.fails(2, "encryption.keys (WINDROW_ENCRYPTION_KEYS in the environment)");
+    assert!(
+        refused.stderr.contains("key 2026a has 3 bytes, not 32") && !refused.stderr.contains("AQID"),
+        "{refused:?}"
+    );
+}

@@ -168,6 +168,7 @@ pub(super) fn job(
     let mut job = NewJob::of_kind(catalog.get(definition.kind.as_str())?, to_raw_value(&definition.args)?)?;
     job.tenant = tenant.cloned();
     job.fire = Some(Fire { schedule_id: id, fire_at: due.fire_at, missed: due.missed });
+    catalog.vault().seal(&mut job)?;
     Ok(job)
 }
 

@@ -210,8 +210,12 @@ pub async fn trigger(
     };
     let jobs: Vec<NewJob> = tenants
         .into_iter()
-        .map(|tenant| NewJob { id: windrow_queue::JobId::new(), tenant, ..template.clone() })
-        .collect();
+        .map(|tenant| {
+            let mut job = NewJob { id: windrow_queue::JobId::new(), tenant, ..template.clone() };
+            catalog.vault().seal(&mut job).map(|()| job)
+        })
+        .collect::<Result<_, _>>()
+        .map_err(|error| job_error(&error))?;
     let enqueued = journal::enqueue_in(&mut tx, &jobs).await?;
     tx.commit().await?;
     Ok(enqueued)
