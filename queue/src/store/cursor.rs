@@ -128,9 +128,8 @@ impl Cursor {
             bytes = rest;
         }
         let number = |field: &[u8]| Some(u64::from_be_bytes(field.try_into().ok()?));
-        let due = |set, score, member| {
-            Some(Place::Due { set, score: number(score)?, member: Member::from_bytes(member)? })
-        };
+        let due =
+            |set, score, member| Some(Place::Due { set, score: number(score)?, member: Member::from_bytes(member)? });
         let place = match fields[..] {
             [b"s", score, member] => due(DueSet::Scheduled, score, member)?,
             [b"p", score, member] => due(DueSet::Parked, score, member)?,

@@ -309,20 +309,23 @@ impl<'a> DuePart<'a> {
 }
 
 impl Ask<'_> {
-    async fn due(self, set: DueSet, state: JobState, after: Option<&Place>, limit: usize) -> Result<Page<Listed>, StoreError> {
+    async fn due(
+        self,
+        set: DueSet,
+        state: JobState,
+        after: Option<&Place>,
+        limit: usize,
+    ) -> Result<Page<Listed>, StoreError> {
         let mut place = match after {
             Some(Place::Due { score, member, .. }) => Some((*score, *member)),
             _ => None,
         };
         let mut page = Page::default();
         for _ in 0..CALLS {
-            let answer = self.store.due_part(self.keys, set, self.filter, place, page.room(limit), false).await?;
+            let answer = self.store.due_part(self.keys, set, self.filter, place, page.room(limit)).await?;
             let part = DuePart::read(&answer)?;
-            for entry in part.entries.as_chunks::<4>().0 {
-                let [m, _, head, old] = entry.each_ref().map(field);
-                if head.is_empty() {
-                    continue;
-                }
+            for entry in part.entries.as_chunks::<5>().0 {
+                let [m, _, head, old, _] = entry.each_ref().map(field);
                 let at = whole(&entry[1]).and_then(instant);
                 match listed(m, head, old, state) {
                     Some(job) => page.items.push(Listed { at, ..job }),
@@ -373,7 +376,9 @@ impl Ask<'_> {
             };
             let following = lanes.names.iter().find(|&lane| behind.as_ref().is_none_or(|behind| lane > behind));
             place = match (following, lanes.next) {
-                (Some(lane), _) => ReadyPlace { scan: place.scan, spot: Spot::Lane(lane.clone()), ..ReadyPlace::default() },
+                (Some(lane), _) => {
+                    ReadyPlace { scan: place.scan, spot: Spot::Lane(lane.clone()), ..ReadyPlace::default() }
+                }
                 (None, 0) => return Ok(page),
                 (None, next) => ReadyPlace { scan: next, spot: Spot::Part, ..ReadyPlace::default() },
             };
@@ -573,7 +578,6 @@ impl Store {
         filter: &Filter,
         after: Option<(u64, Member)>,
         look: usize,
-        whole_records: bool,
     ) -> Result<Vec<Value>, StoreError> {
         let mut call = LIST_DUE.call(keys, None, self.clock());
         call.arg(set.as_str()).arg(look.min(LOOK));
@@ -581,9 +585,10 @@ impl Store {
             Some((score, member)) => call.arg(score).arg(member.to_bytes()),
             None => call.arg("").arg(""),
         };
-        let bound = |at: Option<DateTime<Utc>>, none: &str| at.map_or(none.to_owned(), |at| at.timestamp_millis().to_string());
+        let bound =
+            |at: Option<DateTime<Utc>>, none: &str| at.map_or(none.to_owned(), |at| at.timestamp_millis().to_string());
         call.arg(bound(filter.since, "-inf")).arg(bound(filter.until, "+inf"));
-        call.arg(filter.kind_arg()).arg(filter.tenant_arg()).arg(u8::from(whole_records));
+        call.arg(filter.kind_arg()).arg(filter.tenant_arg());
         self.link().run(&LIST_DUE, &call).await
     }
 }

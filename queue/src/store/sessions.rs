@@ -49,26 +49,21 @@ impl Store {
     }
 
     /// A part of the sessions, and where the next one begins; 0 at the end.
-    pub(super) async fn sessions_part(
-        &self,
-        keys: &Keys,
-        scan: u64,
-    ) -> Result<(Vec<SessionInfo>, u64), StoreError> {
+    pub(super) async fn sessions_part(&self, keys: &Keys, scan: u64) -> Result<(Vec<SessionInfo>, u64), StoreError> {
         let mut call = SESSIONS.call(keys, None, self.clock());
         call.arg(scan);
         let answer: Vec<Value> = self.link().run(&SESSIONS, &call).await?;
         let [_, next, entries] = parts(&answer)?;
         let text = |value: &Value| String::from_utf8_lossy(bytes(value).unwrap_or_default()).into_owned();
-        let sessions = array(entries)?.as_chunks::<6>().0.iter().map(|[id, deadline, running, slots, info, alive]| {
-            SessionInfo {
+        let sessions =
+            array(entries)?.as_chunks::<6>().0.iter().map(|[id, deadline, running, slots, info, alive]| SessionInfo {
                 id: text(id),
                 info: text(info),
                 slots: whole(slots).unwrap_or(0),
                 running: whole(running).unwrap_or(0),
                 deadline: whole(deadline).and_then(instant),
                 alive: whole(alive) == Some(1),
-            }
-        });
+            });
         Ok((sessions.collect(), whole(next).ok_or(ODD)?))
     }
 }

@@ -1,9 +1,9 @@
 -- A page of the jobs that stand in the order of a time: scheduled (by due time), parked (by deadline), or dead (newest first).
 -- ARGV 3 'scheduled', 'parked' or 'dead'; 4 most jobs to look at (200); 5, 6 score and member behind which the page begins, or
---   ''; 7, 8 lowest and highest score; 9 kind or '', 10 '=' and tenant or ''; 11 '1' for the whole records of the dead, with args
---   and errors.
--- Returns { score, member of the last that was looked at, or '' at the end; how many were looked at; m, score, job, mut, ... }
---   job: an envelope without its args; of the dead the record, or the envelope without its args, mut and reason. Empty if missing.
+--   ''; 7, 8 lowest and highest score; 9 kind or '', 10 '=' and tenant or ''.
+-- Returns { score, member of the last that was looked at, or '' at the end; how many were looked at;
+--   { m, score, envelope without args, mut, reason (of the dead), ... } }
+--   The envelope is empty where there is none, or where a dead job's record cannot be read.
 local set = ({ scheduled = SCHED, parked = PARKED, dead = DEAD })[ARGV[3]] or error('argument 3 is no list')
 local down, limit = ARGV[3] == 'dead', at_most(200, 4)
 
@@ -70,25 +70,22 @@ local items, examined, read, looked_score, looked_m = {}, 0, 0, '', ''
 local count = #entries / 2
 for i = 1, count do
   local j = 2 * (down and count + 1 - i or i)
-  local m, score, job, mut, lane = entries[j - 1], entries[j], '', '', ''
-  if ARGV[3] == 'dead' then
-    job = call('HGET', DEADREC, m) or ''
-    read = read + #job
-    local fields = record_fields(job)
+  local m, score = entries[j - 1], entries[j]
+  local envelope, mut, reason = '', '', ''
+  if down then
+    local record = call('HGET', DEADREC, m) or ''
+    local fields = record_fields(record)
+    read = read + #record
     if fields then
-      lane = #fields[1] > 16 and lane_of(fields[1]) or ''
-      if ARGV[11] ~= '1' then
-        job = text(head_of(fields[1])) .. text(fields[2]) .. text(fields[4])
-      end
+      envelope, mut, reason = fields[1], fields[2], fields[4]
     end
   else
-    local envelope = call('HGET', JOBS, m) or ''
+    envelope, mut = call('HGET', JOBS, m) or '', call('HGET', MUT, m) or ''
     read = read + #envelope
-    lane = #envelope > 16 and lane_of(envelope) or ''
-    job, mut = head_of(envelope), call('HGET', MUT, m) or ''
   end
-  if is_wanted(lane, ARGV[9], ARGV[10]) then
-    items[#items + 1], items[#items + 2], items[#items + 3], items[#items + 4] = m, score, job, mut
+  if is_wanted(#envelope > 16 and lane_of(envelope) or '', ARGV[9], ARGV[10]) then
+    local at = #items
+    items[at + 1], items[at + 2], items[at + 3], items[at + 4], items[at + 5] = m, score, head_of(envelope), mut, reason
   end
   examined, looked_m, looked_score = i, m, score
   if read > BUDGET then

@@ -1,6 +1,6 @@
 -- Brings dead fast jobs back as ready, each under a new id. It is an operator's act, so it takes as much room as a new job:
 -- refused when the memory gate is closed, or the queue or the tenant is full.
--- ARGV 3 most jobs that the queue may hold, 4 most bytes, 5 most jobs of a tenant (0: no cap), 6 most bytes of a tenant (0: no
+-- ARGV 3 most jobs that the queue may hold, 4 most bytes (0: no cap), 5 most jobs of a tenant (0: no cap), 6 most bytes of a tenant (0: no
 --   cap); 7 how many follow (at most 100); then for each its m and its new m.
 -- Returns a code for each: '+' redriven, '-' not dead, '?' its record is not readable, 'm' no memory, 'f' the queue is full, 'b' its
 --   bytes are, 't' its tenant is; '.' not looked at, because this call has read enough; or the 16 bytes of the id of another job that
@@ -64,7 +64,7 @@ for i = 1, count do
       codes[i] = 'm'
     elseif held >= max_jobs then
       codes[i] = 'f'
-    elseif held_bytes + #envelope > max_bytes then
+    elseif max_bytes > 0 and held_bytes + #envelope > max_bytes then
       codes[i] = 'b'
     elseif own and (tenant_jobs > 0 and own[1] >= tenant_jobs or tenant_bytes > 0 and own[2] + #envelope > tenant_bytes) then
       codes[i] = 't'
