@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::{Store, StoreError, envelope, keys::Keys, millis, script::ENQUEUE};
 use crate::{
     id::{JobId, Member},
-    job::{Due, Enqueued, IDEMPOTENCY_PERIOD, NewJob},
+    job::{Due, Enqueued, IDEMPOTENCY_PERIOD, NewJob, OnConflict, Unique, UniqueScope},
     journal::RelayJob,
     name::QueueName,
     vault::StoredArgs,
@@ -17,6 +17,8 @@ use crate::{
 
 /// Jobs in one call of the script.
 const CHUNK: usize = 500;
+/// The longest period of a unique key, a century: what is longer Redis may not be able to count.
+const MAX_PERIOD_MS: u64 = 100 * 365 * 24 * 3600 * 1000;
 
 /// A job that the queue does not take now. Nothing of it was stored.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -24,6 +26,17 @@ pub enum Refused {
     /// The queue holds as many jobs as it may.
     #[error("the queue is full: wait until workers have caught up, or raise redis.max_jobs")]
     QueueFull,
+    /// The queue holds as many bytes as it may.
+    #[error("the queue holds as many bytes as it may: wait until workers have caught up, or raise redis.max_bytes")]
+    QueueBytes,
+    /// The tenant has as many jobs or bytes in the queue as it may.
+    #[error(
+        "this tenant has as much in the queue as it may: wait until its jobs are done, or raise redis.max_tenant_jobs or redis.max_tenant_bytes"
+    )]
+    TenantFull,
+    /// The batch was never opened, or is sealed.
+    #[error("the batch takes no members: open it first, and seal it after the last member")]
+    BatchClosed,
     /// Redis is nearly out of memory.
     #[error("Redis is nearly out of memory: wait until workers have caught up, or raise its maxmemory")]
     MemoryGate,
@@ -38,7 +51,7 @@ struct Item {
     member: Vec<u8>,
     part: Vec<u8>,
     delay: String,
-    unique: Option<[u8; 16]>,
+    unique: Vec<u8>,
     idempotency: Option<[u8; 16]>,
 }
 
@@ -46,6 +59,8 @@ enum Code {
     Created,
     Known,
     Stands(JobId),
+    Replaced(JobId),
+    Rescheduled(JobId),
     Refused(Refused),
 }
 
@@ -86,6 +101,8 @@ impl Store {
                         }
                         Code::Known => Ok(Enqueued::Exists(jobs[i].id)),
                         Code::Stands(id) => Ok(Enqueued::Exists(id)),
+                        Code::Replaced(id) => Ok(Enqueued::Replaced(id)),
+                        Code::Rescheduled(id) => Ok(Enqueued::Rescheduled(id)),
                         Code::Refused(refused) => Err(refused),
                     };
                 }
@@ -108,7 +125,7 @@ impl Store {
                     member: job.member.to_bytes(),
                     part: envelope::encode_journaled(job),
                     delay: delay(job.due),
-                    unique: None,
+                    unique: Vec::new(),
                     idempotency: None,
                 })
                 .collect();
@@ -119,7 +136,7 @@ impl Store {
                     self.count_enqueued(queue, &job.kind);
                     Ok(())
                 }
-                Code::Known | Code::Stands(_) => Ok(()),
+                Code::Known | Code::Stands(_) | Code::Replaced(_) | Code::Rescheduled(_) => Ok(()),
             }));
         }
         Ok(answers)
@@ -127,12 +144,14 @@ impl Store {
 
     async fn send_items(&self, keys: &Keys, items: &[Item]) -> Result<Vec<Code>, StoreError> {
         let mut call = ENQUEUE.call(keys, None, self.clock());
-        call.arg(self.config().max_jobs).arg(items.len());
+        let config = self.config();
+        call.arg(config.max_jobs).arg(config.max_bytes).arg(config.max_tenant_jobs).arg(config.max_tenant_bytes);
+        call.arg(items.len());
         for item in items {
             call.arg(&item.member)
                 .arg(&item.part)
                 .arg(&item.delay)
-                .arg(item.unique.as_ref().map_or(&[][..], |key| key))
+                .arg(&item.unique)
                 .arg(item.idempotency.as_ref().map_or(&[][..], |key| key))
                 .arg(millis(IDEMPOTENCY_PERIOD));
         }
@@ -168,9 +187,30 @@ fn fast_item(job: &NewJob, args: &StoredArgs<'_>) -> Item {
         member: Member::fast(job.id).to_bytes(),
         part: envelope::encode_fast(job, args),
         delay: delay(job.due),
-        unique: job.unique.map(|unique| unique.digest.0),
+        unique: job.unique.as_ref().map(unique_key).unwrap_or_default(),
         idempotency: job.idempotency.map(|key| key.0),
     }
+}
+
+/// As the script reads it: digest, scope, policy, and the period.
+fn unique_key(unique: &Unique) -> Vec<u8> {
+    let mut key = unique.digest.0.to_vec();
+    let (scope, period) = match unique.scope {
+        UniqueScope::Queued => (b'q', None),
+        UniqueScope::UntilFinal => (b'f', None),
+        UniqueScope::Period(period) => (b'p', Some(period)),
+    };
+    key.push(scope);
+    key.push(match unique.on_conflict {
+        OnConflict::Ignore => b'i',
+        OnConflict::Replace => b'r',
+        OnConflict::Reschedule => b't',
+    });
+    if let Some(period) = period {
+        // A period of nothing is no key that Redis can keep.
+        key.extend_from_slice(millis(period).clamp(1, MAX_PERIOD_MS).to_string().as_bytes());
+    }
+    key
 }
 
 /// As the script reads it.
@@ -188,11 +228,20 @@ fn decode(code: &Value) -> Result<Code, StoreError> {
             b"+" => Ok(Code::Created),
             b"=" => Ok(Code::Known),
             b"f" => Ok(Code::Refused(Refused::QueueFull)),
+            b"b" => Ok(Code::Refused(Refused::QueueBytes)),
+            b"t" => Ok(Code::Refused(Refused::TenantFull)),
+            b"x" => Ok(Code::Refused(Refused::BatchClosed)),
             b"m" => Ok(Code::Refused(Refused::MemoryGate)),
-            id => Uuid::from_slice(id)
-                .map(|id| Code::Stands(JobId(id)))
-                .map_err(|_| StoreError::Unreadable("an answer to enqueue")),
+            [changed @ (b'R' | b'D'), id @ ..] if id.len() == 16 => {
+                let id = id_from(id)?;
+                Ok(if *changed == b'R' { Code::Replaced(id) } else { Code::Rescheduled(id) })
+            }
+            id => id_from(id).map(Code::Stands),
         },
         _ => Err(StoreError::Unreadable("an answer to enqueue")),
     }
+}
+
+fn id_from(bytes: &[u8]) -> Result<JobId, StoreError> {
+    Uuid::from_slice(bytes).map(JobId).map_err(|_| StoreError::Unreadable("an answer to enqueue"))
 }

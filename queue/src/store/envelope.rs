@@ -1,10 +1,13 @@
 //! The bytes of a job in Redis. A binary header that Lua reads by position, then what only workers read.
 //!
 //! ```text
-//! enqueued_ms6 ready_ms6                       put in front by the script, from Redis' clock
-//! version1 flags1 lane_length1 reserved1       flags: 1 journaled, 2 unique key
-//! lane [unique16] extra_length2 extra args     lane: band1 \x1f tenant \x1f kind; extra: JSON, usually empty
+//! enqueued_ms6 ready_ms6                                 put in front by the script, from Redis' clock
+//! version1 flags1 lane_length1 rescue1                   rescue: the job's own rescue limit and 1, or 0
+//! lane [unique16] [batch16] extra_length2 extra args     lane: band1 \x1f tenant \x1f kind; extra: JSON, usually empty
 //! ```
+//!
+//! Flags: 1 journaled, 2 unique key, 4 member of a batch, 8 unique while it is queued only, 16 unique for a period, 64 at most
+//! once. The scripts read these; 128 is theirs.
 //!
 //! Integers are big-endian. Golden bytes of every version are in the tests: old envelopes stay readable.
 
@@ -13,13 +16,14 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use uuid::Uuid;
 
 use super::StoreError;
 use crate::{
-    job::{Fire, KeyDigest, NewJob},
+    job::{BatchId, Fire, NewJob, UniqueScope},
     journal::RelayJob,
     name::{Kind, Tenant},
-    policy::{Band, PolicyOverride},
+    policy::{Band, Delivery, PolicyOverride},
     vault::StoredArgs,
 };
 
@@ -27,7 +31,11 @@ use crate::{
 const VERSION: u8 = 1;
 const JOURNALED: u8 = 1;
 const UNIQUE: u8 = 2;
-/// Times, version, flags, lane length, reserved.
+const BATCH: u8 = 4;
+const WHILE_QUEUED: u8 = 8;
+const FOR_A_PERIOD: u8 = 16;
+const AT_MOST_ONCE: u8 = 64;
+/// Times, version, flags, lane length, rescue limit.
 const HEADER: usize = 16;
 
 /// What went wrong in one attempt, as dead letters and statuses show it. No secret may get in here.
@@ -92,11 +100,11 @@ pub struct Lane {
 }
 
 impl Lane {
-    fn encode(band: Band, tenant: Option<&Tenant>, kind: &Kind) -> String {
+    pub(super) fn encode(band: Band, tenant: Option<&Tenant>, kind: &Kind) -> String {
         format!("{}\x1f{}\x1f{kind}", band.number(), tenant.map_or("", Tenant::as_str))
     }
 
-    fn decode(bytes: &[u8]) -> Option<Self> {
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
         let text = std::str::from_utf8(bytes).ok()?;
         let mut parts = text.splitn(3, '\x1f');
         let band = Band::from_number(parts.next()?.parse().ok()?)?;
@@ -106,7 +114,7 @@ impl Lane {
     }
 }
 
-#[derive(Serialize, Deserialize, Default)]
+#[derive(PartialEq, Serialize, Deserialize, Default)]
 struct Extra {
     #[serde(default, skip_serializing_if = "PolicyOverride::is_empty")]
     policy: PolicyOverride,
@@ -114,6 +122,8 @@ struct Extra {
     trace: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     fire: Option<Fire>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    follows: Option<BatchId>,
 }
 
 /// A job as Redis holds it.
@@ -133,6 +143,14 @@ pub struct Envelope {
     pub traceparent: Option<String>,
     /// The fire that made it.
     pub fire: Option<Fire>,
+    /// The batch of which it is a member.
+    pub batch: Option<BatchId>,
+    /// The batch that it follows.
+    pub follows: Option<BatchId>,
+    /// What happens when its worker is lost.
+    pub delivery: Delivery,
+    /// Its own rescue limit.
+    pub rescue_limit: Option<u8>,
     /// Args as JSON; empty when journaled.
     pub args: Option<Box<RawValue>>,
 }
@@ -140,35 +158,67 @@ pub struct Envelope {
 /// The part of a fast job's envelope that the producer makes. Its args are given as they may be stored: sealed, if its kind
 /// is encrypted.
 pub(crate) fn encode_fast(job: &NewJob, args: &StoredArgs<'_>) -> Vec<u8> {
-    let extra = if job.policy.is_empty() && job.traceparent.is_none() && job.fire.is_none() {
-        Vec::new()
-    } else {
-        let extra = Extra { policy: job.policy, trace: job.traceparent.clone(), fire: job.fire };
-        serde_json::to_vec(&extra).unwrap_or_default()
+    let extra = Extra { policy: job.policy, trace: job.traceparent.clone(), fire: job.fire, follows: job.follows };
+    let extra = if extra == Extra::default() { Vec::new() } else { serde_json::to_vec(&extra).unwrap_or_default() };
+    let policy = job.effective_policy();
+    let scope = match job.unique.map(|unique| unique.scope) {
+        Some(UniqueScope::Queued) => WHILE_QUEUED,
+        Some(UniqueScope::Period(_)) => FOR_A_PERIOD,
+        Some(UniqueScope::UntilFinal) | None => 0,
     };
-    let lane = Lane::encode(job.band, job.tenant.as_ref(), &job.kind);
-    encode(0, &lane, job.unique.map(|unique| unique.digest), &extra, args.get().as_bytes())
+    Header {
+        flags: scope | if policy.delivery == Delivery::AtMostOnce { AT_MOST_ONCE } else { 0 },
+        rescue_limit: policy.rescue_limit,
+        lane: &Lane::encode(job.band, job.tenant.as_ref(), &job.kind),
+        unique: job.unique.map(|unique| unique.digest.0),
+        batch: job.batch,
+    }
+    .encode(&extra, args.get().as_bytes())
 }
 
 /// The same for a journaled job: only where it waits.
 pub(crate) fn encode_journaled(job: &RelayJob) -> Vec<u8> {
-    encode(JOURNALED, &Lane::encode(job.band, job.tenant.as_ref(), &job.kind), None, &[], &[])
+    Header {
+        flags: JOURNALED | if job.at_most_once { AT_MOST_ONCE } else { 0 },
+        rescue_limit: job.rescue_limit,
+        lane: &Lane::encode(job.band, job.tenant.as_ref(), &job.kind),
+        unique: None,
+        batch: None,
+    }
+    .encode(&[], &[])
 }
 
-fn encode(flags: u8, lane: &str, unique: Option<KeyDigest>, extra: &[u8], args: &[u8]) -> Vec<u8> {
-    let lane_length = u8::try_from(lane.len()).expect("names have at most 64 bytes each");
-    // An extra beyond 64 KiB cannot come about: its parts are bounded (policy, a traceparent of 55 bytes, a fire).
-    let extra_length = u16::try_from(extra.len()).expect("the extra's parts are small");
-    let mut part = Vec::with_capacity(4 + lane.len() + 18 + extra.len() + args.len());
-    part.extend_from_slice(&[VERSION, flags | if unique.is_some() { UNIQUE } else { 0 }, lane_length, 0]);
-    part.extend_from_slice(lane.as_bytes());
-    if let Some(digest) = unique {
-        part.extend_from_slice(&digest.0);
+/// What the scripts read.
+struct Header<'a> {
+    flags: u8,
+    rescue_limit: Option<u8>,
+    lane: &'a str,
+    unique: Option<[u8; 16]>,
+    batch: Option<BatchId>,
+}
+
+impl Header<'_> {
+    fn encode(&self, extra: &[u8], args: &[u8]) -> Vec<u8> {
+        let Self { flags, rescue_limit, lane, unique, batch } = self;
+        let lane_length = u8::try_from(lane.len()).expect("names have at most 64 bytes each");
+        // An extra beyond 64 KiB cannot come about: its parts are bounded (policy, a traceparent of 55 bytes, a fire, a batch).
+        let extra_length = u16::try_from(extra.len()).expect("the extra's parts are small");
+        let mut part = Vec::with_capacity(4 + lane.len() + 34 + extra.len() + args.len());
+        let flag = |bit, set| if set { bit } else { 0 };
+        let flags = flags | flag(UNIQUE, unique.is_some()) | flag(BATCH, batch.is_some());
+        part.extend_from_slice(&[VERSION, flags, lane_length, rescue_limit.map_or(0, |limit| limit.saturating_add(1))]);
+        part.extend_from_slice(lane.as_bytes());
+        if let Some(digest) = unique {
+            part.extend_from_slice(digest);
+        }
+        if let Some(batch) = batch {
+            part.extend_from_slice(batch.0.as_bytes());
+        }
+        part.extend_from_slice(&extra_length.to_be_bytes());
+        part.extend_from_slice(extra);
+        part.extend_from_slice(args);
+        part
     }
-    part.extend_from_slice(&extra_length.to_be_bytes());
-    part.extend_from_slice(extra);
-    part.extend_from_slice(args);
-    part
 }
 
 impl Envelope {
@@ -182,12 +232,18 @@ impl Envelope {
 
     fn parse(bytes: &[u8]) -> Option<Self> {
         let (header, rest) = bytes.split_at_checked(HEADER)?;
-        let [version, flags, lane_length, _] = header[12..].try_into().ok()?;
+        let [version, flags, lane_length, rescue] = header[12..].try_into().ok()?;
         if version != VERSION {
             return None;
         }
         let (lane, rest) = rest.split_at_checked(usize::from(lane_length))?;
         let rest = if flags & UNIQUE == 0 { rest } else { rest.split_at_checked(16)?.1 };
+        let (batch, rest) = if flags & BATCH == 0 {
+            (None, rest)
+        } else {
+            let (batch, rest) = rest.split_first_chunk::<16>()?;
+            (Some(BatchId(Uuid::from_bytes(*batch))), rest)
+        };
         let (extra_length, rest) = rest.split_first_chunk::<2>()?;
         let (extra, args) = rest.split_at_checked(usize::from(u16::from_be_bytes(*extra_length)))?;
         let extra: Extra = if extra.is_empty() { Extra::default() } else { serde_json::from_slice(extra).ok()? };
@@ -199,6 +255,10 @@ impl Envelope {
             policy: extra.policy,
             traceparent: extra.trace,
             fire: extra.fire,
+            batch,
+            follows: extra.follows,
+            delivery: if flags & AT_MOST_ONCE == 0 { Delivery::AtLeastOnce } else { Delivery::AtMostOnce },
+            rescue_limit: rescue.checked_sub(1),
             args: if args.is_empty() { None } else { Some(serde_json::from_slice(args).ok()?) },
         })
     }
@@ -213,20 +273,23 @@ pub(crate) struct Mut {
     pub(crate) rescues: u8,
     /// When it last became ready.
     pub(crate) ready_ms: Option<u64>,
+    /// What waits for its next attempt: 1 a checkpoint, 2 what became of a callback.
+    pub(crate) extras: u8,
 }
 
 impl Mut {
     pub(crate) fn decode(bytes: &[u8]) -> Self {
         match (bytes.first_chunk::<4>(), bytes.get(4), bytes.get(5..11)) {
             (Some(attempt), Some(&rescues), Some(ready)) => {
-                Self { attempt: u32::from_be_bytes(*attempt), rescues, ready_ms: Some(read6(ready)) }
+                let extras = bytes.get(11).copied().unwrap_or(0);
+                Self { attempt: u32::from_be_bytes(*attempt), rescues, ready_ms: Some(read6(ready)), extras }
             }
             _ => Self::default(),
         }
     }
 }
 
-fn read6(bytes: &[u8]) -> u64 {
+pub(super) fn read6(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0, |value, &byte| (value << 8) | u64::from(byte))
 }
 

@@ -3,9 +3,10 @@
 use crate::name::QueueName;
 
 /// The fixed keys, in the order in which every script takes them (see `lua/prelude.lua`).
-const FIXED: [&str; 17] = [
+const FIXED: [&str; 30] = [
     "meta", "jobs", "mut", "err", "act", "sched", "sess", "uq", "dead", "deadrec", "tobury", "suspect", "wake",
-    "ring:0", "ring:1", "ring:2", "ring:3",
+    "ring:0", "ring:1", "ring:2", "ring:3", "use", "lim", "tat", "due", "cancel", "parked", "tok", "cb", "ckpt",
+    "prog", "tl", "fin", "never",
 ];
 
 /// The keys of one queue.
@@ -24,14 +25,6 @@ impl Keys {
 
     pub(crate) fn meta(&self) -> &str {
         &self.fixed[0]
-    }
-
-    pub(crate) fn dead(&self) -> &str {
-        &self.fixed[8]
-    }
-
-    pub(crate) fn dead_records(&self) -> &str {
-        &self.fixed[9]
     }
 
     pub(crate) fn wake(&self) -> &str {
@@ -56,6 +49,6 @@ mod tests {
         let keys = Keys::new(&QueueName::from_static("fetch"));
         assert!(keys.fixed.iter().all(|key| key.starts_with("windrow:{fetch}:")));
         assert_eq!(keys.session("ab"), "windrow:{fetch}:s:ab");
-        assert_eq!((keys.dead(), keys.wake()), ("windrow:{fetch}:dead", "windrow:{fetch}:wake"));
+        assert_eq!(keys.wake(), "windrow:{fetch}:wake");
     }
 }

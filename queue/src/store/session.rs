@@ -12,15 +12,16 @@ use redis::Value;
 
 use super::{
     AttemptError, Envelope, Store, StoreError,
-    envelope::Mut,
+    envelope::{Mut, read6},
     keys::Keys,
     link::Link,
     millis,
     script::{BYE, FINISH_CLAIM, HEARTBEAT, HELLO, SYNC},
+    tick::lost_line,
 };
 use crate::{id::Member, name::QueueName};
 
-/// Jobs that a lane gives before the next has its turn.
+/// Jobs that a tenant gives before the next has its turn.
 const QUANTUM: usize = 32;
 /// Outcomes in one request.
 pub const MAX_OUTCOMES: usize = 500;
@@ -144,8 +145,23 @@ pub struct Claim {
     pub attempt: u32,
     /// How often its worker was lost since its last outcome.
     pub rescues: u8,
+    /// When Redis took it, which can be read whatever the envelope's version.
+    pub enqueued_at: DateTime<Utc>,
     /// When it last became ready.
     pub ready_at: DateTime<Utc>,
+    /// Whether a checkpoint or an answer to a callback may wait for it ([`Store::extras`]).
+    pub extras: bool,
+}
+
+/// What Redis says of a session that lives.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Beat {
+    /// Leases that it counts.
+    pub held: u64,
+    /// The highest request that it served.
+    pub n: u64,
+    /// Jobs of this session that somebody cancelled: tell their handlers.
+    pub cancelled: Vec<Member>,
 }
 
 /// An answer to a claim.
@@ -288,7 +304,7 @@ impl Session {
     ) -> Result<Reply<SyncReply>, StoreError> {
         let mut call = SYNC.call(&self.keys, Some(&self.id.0), self.store.clock());
         call.arg(&self.id.0).arg(n).arg(millis(self.store.lease())).arg(self.store.config().max_dead);
-        call.arg(running.len()).arg(recent.len());
+        call.arg(running.len()).arg(recent.len()).arg(lost_line());
         for (member, claim_no) in running {
             call.arg(member.to_bytes()).arg(claim_no.to_be_bytes().as_slice());
         }
@@ -302,22 +318,26 @@ impl Session {
                 verdicts: verdicts(codes)?,
                 given_back: u64::try_from(int(given_back)?).ok()?,
                 more: int(more)? == 1,
-                lost: lost.iter().filter_map(|m| Member::from_bytes(bytes(m)?)).collect(),
+                lost: members(lost),
             })
         })
     }
 
-    /// Extends the session; answers how many leases Redis counts and the highest `n` that it served.
+    /// Extends the session.
     ///
     /// # Errors
     /// When Redis is away: silence alone loses nothing before the lease is over.
-    pub async fn heartbeat(&self) -> Result<Reply<(u64, u64)>, StoreError> {
+    pub async fn heartbeat(&self) -> Result<Reply<Beat>, StoreError> {
         let mut call = HEARTBEAT.call(&self.keys, Some(&self.id.0), self.store.clock());
         call.arg(&self.id.0);
         let answer: Vec<Value> = self.heartbeats.run(&HEARTBEAT, &call).await?;
         parse_reply(answer, |rest| {
-            let [_, held, n] = rest else { return None };
-            Some((u64::try_from(int(held)?).ok()?, u64::try_from(int(n)?).ok()?))
+            let [_, held, n, Value::Array(cancelled)] = rest else { return None };
+            Some(Beat {
+                held: u64::try_from(int(held)?).ok()?,
+                n: u64::try_from(int(n)?).ok()?,
+                cancelled: members(cancelled),
+            })
         })
     }
 
@@ -378,9 +398,8 @@ fn push_outcome(call: &mut super::script::Call, outcome: &Applied) {
     let (letter, operands) = match &outcome.finish {
         Finish::Complete { keep: None } => (b'c', None),
         Finish::Cancel { keep: None } => (b'x', None),
-        Finish::Complete { keep: Some(result) } | Finish::Cancel { keep: Some(result) } => {
-            (b'k', Some((Duration::ZERO, result.clone().into_bytes())))
-        }
+        Finish::Complete { keep: Some(result) } => (b'k', Some((Duration::ZERO, result.clone().into_bytes()))),
+        Finish::Cancel { keep: Some(result) } => (b'j', Some((Duration::ZERO, result.clone().into_bytes()))),
         Finish::Gone => (b'g', None),
         Finish::Release => (b'l', None),
         Finish::Snooze { delay } => (b's', Some((*delay, Vec::new()))),
@@ -428,7 +447,9 @@ fn parse_claims(claim_no: u64, rest: &[Value]) -> Option<ClaimReply> {
                 envelope,
                 attempt: old.attempt,
                 rescues: old.rescues,
+                enqueued_at: instant(bytes(&pair[1])?.get(..6).map_or(0, read6))?,
                 ready_at: instant(ready_ms)?,
+                extras: old.extras != 0,
             })
         })
         .collect::<Option<_>>()?;
@@ -444,6 +465,10 @@ pub(super) fn instant(ms: u64) -> Option<DateTime<Utc>> {
     DateTime::from_timestamp_millis(i64::try_from(ms).ok()?)
 }
 
+fn members(values: &[Value]) -> Vec<Member> {
+    values.iter().filter_map(|member| Member::from_bytes(bytes(member)?)).collect()
+}
+
 fn verdicts(codes: &Value) -> Option<Vec<Verdict>> {
     bytes(codes)?
         .iter()
@@ -456,7 +481,7 @@ fn verdicts(codes: &Value) -> Option<Vec<Verdict>> {
         .collect()
 }
 
-const fn int(value: &Value) -> Option<i64> {
+pub(super) const fn int(value: &Value) -> Option<i64> {
     match value {
         Value::Int(number) => Some(*number),
         _ => None,

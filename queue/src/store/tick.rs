@@ -40,23 +40,31 @@ pub struct Tick {
     pub to_bury: Vec<Member>,
 }
 
+/// The class of the error that buries a job which may run at most once, and whose worker was lost.
+pub const LOST: &str = "lost";
+
+/// What is recorded of an attempt that nobody saw end. Only Redis knows when and which: the reader puts that in.
+fn line(class: &str, message: &str) -> String {
+    let (class, message) = (class.to_owned(), message.to_owned());
+    AttemptError { attempt: 0, class, message, at: DateTime::UNIX_EPOCH, ran: Duration::ZERO }.line()
+}
+
+pub(super) fn lost_line() -> String {
+    line(LOST, "its worker was lost while it ran, and it may run at most once")
+}
+
 impl Store {
-    /// Promotes what is due (500 at most), and rescues the jobs of sessions that lapsed (at most once in 0.8 s, whoever
-    /// calls).
+    /// Promotes what is due (500 at most), lets in what waited for a limit, and rescues the jobs of sessions that lapsed (at
+    /// most once in 0.8 s, whoever calls).
     ///
     /// # Errors
     /// When Redis is away.
     pub async fn tick(&self, queue: &QueueName) -> Result<Tick, StoreError> {
         let keys = Keys::new(queue);
-        let poison = AttemptError {
-            attempt: 0,
-            class: POISON.into(),
-            message: "its worker died each time while it ran this job".into(),
-            at: DateTime::UNIX_EPOCH,
-            ran: Duration::ZERO,
-        };
         let mut call = TICK.call(&keys, None, self.clock());
-        call.arg(millis(self.lease())).arg(self.config().rescue_limit).arg(self.config().max_dead).arg(poison.line());
+        call.arg(millis(self.lease())).arg(self.config().rescue_limit);
+        call.arg(self.config().max_dead).arg(millis(self.config().max_dead_age));
+        call.arg(line(POISON, "its worker died each time while it ran this job")).arg(lost_line());
         let answer: Vec<Value> = self.link().run(&TICK, &call).await?;
         let [numbers @ .., Value::Array(members)] = &answer[..] else {
             return Err(StoreError::Unreadable("an answer to tick"));

@@ -70,7 +70,7 @@ async fn a_request_that_arrives_after_the_sync_is_stale() {
     proxy.release();
     eventually("the late request is answered", async || !proxy.late_answers().is_empty()).await;
     assert!(proxy.late_answers().contains("STALE"), "{}", proxy.late_answers());
-    assert_eq!(ok(worker.session.heartbeat().await.unwrap()).0, 2, "it claimed nothing and released nothing");
+    assert_eq!(ok(worker.session.heartbeat().await.unwrap()).held, 2, "it claimed nothing and released nothing");
     rig.audit().await;
     worker.complete(&held).await;
     assert_eq!(worker.drain().await.len(), 4);

@@ -9,7 +9,7 @@ use std::{
 use windrow_devserver::{RedisOptions, RedisServer};
 use windrow_queue::{
     JobId, Member,
-    store::{Finish, Refused, Reply, Store, Verdict},
+    store::{Beat, Finish, Redriven, Refused, Reply, Store, Verdict},
 };
 
 use crate::support::*;
@@ -71,7 +71,7 @@ async fn a_redis_that_was_down_for_half_a_minute_has_lost_nothing_and_rescues_no
 
     let tick = patiently(|| rig.store.tick(&rig.queue)).await;
     assert!(tick.grace && tick.rescued == 0, "{tick:?}");
-    assert!(matches!(patiently(|| worker.session.heartbeat()).await, Reply::Ok((4, 1))));
+    assert!(matches!(patiently(|| worker.session.heartbeat()).await, Reply::Ok(Beat { held: 4, n: 1, .. })));
     let running: Vec<_> = claims.iter().map(|claim| (claim.member, claim.claim_no)).collect();
     let n = worker.next_n();
     let reply = ok(patiently(|| worker.session.sync(n, &running, &[])).await);
@@ -223,8 +223,10 @@ async fn a_full_redis_refuses_new_jobs_whole_and_drains_completely() {
     worker.prev_n = n;
     rig.tick().await;
     assert!(oom(&rig).await);
-    assert!(rig.store.redrive(&rig.queue, claims[4].member.id).await.unwrap_err().is_unavailable());
-    assert!(rig.store.discard(&rig.queue, claims[4].member.id).await.unwrap());
+    let dead = [claims[4].member.id];
+    let refused = [Redriven::Refused(Refused::MemoryGate)];
+    assert_eq!(rig.store.redrive(&rig.queue, &dead).await.unwrap(), refused);
+    assert_eq!(rig.store.discard(&rig.queue, &dead).await.unwrap(), [true]);
     rig.audit().await;
 
     let done = worker.drain().await;

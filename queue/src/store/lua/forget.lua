@@ -12,7 +12,15 @@ for i = 1, #members do
   end
 end
 if #waiting > 0 then
+  local use = {}
+  local envelopes = call('HMGET', JOBS, unpack(waiting))
+  for i = 1, #waiting do
+    if envelopes[i] then
+      release_usage(use, envelopes[i])
+    end
+  end
   call('ZREM', TOBURY, unpack(waiting))
   forget(waiting)
+  settle_usage(use)
 end
 return #waiting

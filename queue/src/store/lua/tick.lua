@@ -1,55 +1,193 @@
--- Moves time along: promotes what is due, dooms sessions that lapsed, and gives their jobs back. Anyone may call it, as
--- often as they like: sessions are looked at once in 0.8 s, or at once when a call left some of the work.
--- ARGV 3 ttl of sessions in ms, 4 rescue limit (crashes among the suspects, until poison), 5 cap of dead jobs, 6 JSON line
---   that buries a poison pill.
+-- Moves time along: promotes what is due, lets lanes in that waited for a limit, dooms sessions that lapsed, and gives their jobs
+-- back. Anyone may call it, as often as they like: sessions are looked at once in 0.8 s, or at once when a call left some of
+-- the work.
+-- ARGV 3 ttl of sessions in ms, 4 rescue limit (crashes among the suspects, until poison), 5 cap of dead jobs, 6 their longest
+--   age in ms, 7 JSON line that buries a poison pill, 8 the one for a lost job that may run at most once.
 -- Returns { now, promoted, rescued, poisoned, more, next due in ms or -1, grace given, { member to bury, ... } }
 local now = now_ms()
-local ttl, rescue_limit, dead_cap = number(3), number(4), number(5)
+local ttl, rescue_limit, dead_cap, dead_age = number(3), number(4), number(5), number(6)
+local meta = call('HMGET', META, 'last_tick', 'limited', 'recount')
+local limited = meta[2] == '1'
 
+-- Jobs whose time has come.
 local promoted, lanes = 0, {}
-local due = call('ZRANGEBYSCORE', SCHED, '-inf', now, 'LIMIT', 0, 500)
-if #due > 0 then
-  local envelopes = call('HMGET', JOBS, unpack(due))
-  for i = 1, #due do
-    if envelopes[i] then
-      add_to(lanes, lane_of(envelopes[i]), due[i])
-      promoted = promoted + 1
+local function promote(waits)
+  local due = call('ZRANGEBYSCORE', waits, '-inf', now, 'LIMIT', 0, 500)
+  if #due > 0 then
+    lanes = {}
+    local envelopes = call('HMGET', JOBS, unpack(due))
+    for i = 1, #due do
+      if envelopes[i] then
+        add_to(lanes, lane_of(envelopes[i]), due[i])
+        promoted = promoted + 1
+        -- Nobody called back in time: a call that comes from now on is late.
+        local wait = waits == PARKED and call('HGET', CB, due[i])
+        if wait then
+          call('HSET', CB, due[i], 't' .. sub(wait, 2))
+        end
+      end
+    end
+    call('ZREM', waits, unpack(due))
+    push_ready(lanes)
+  end
+  return #due == 500
+end
+local more = promote(SCHED)
+more = promote(PARKED) or more
+
+-- Limits whose time has come: as many lanes come in as there is room for.
+local due_ids = call('ZRANGEBYSCORE', DUE, '-inf', now, 'LIMIT', 0, 64)
+if #due_ids > 0 then
+  for from = 1, #due_ids, 16 do
+    local part = {}
+    for i = from, math.min(from + 15, #due_ids) do
+      part[#part + 1] = due_ids[i]
+    end
+    local specs = specs_of(part)
+    for i = 1, #part do
+      local id, spec, room = part[i], specs[i], 256
+      if spec then
+        room = spec.paused and 0 or room
+        if spec.concurrency < NONE then
+          room = math.min(room, spec.concurrency - call('HLEN', P .. 'c:' .. id))
+        end
+        if spec.interval > 0 then
+          room = math.min(room, (allowance(id, spec, now)))
+        end
+      end
+      if room > 0 then
+        admit(id, room)
+      end
+      if call('EXISTS', P .. 'w:' .. id) == 0 then
+        call('ZREM', DUE, id)
+      elseif room >= 256 then
+        more = true
+      else
+        call('ZADD', DUE, math.max(look_again(id, spec, now), now + 1), id)
+      end
     end
   end
-  call('ZREM', SCHED, unpack(due))
-  push_ready(lanes)
+  more = more or #due_ids == 64
 end
-local more = #due == 500
 
 local rescued, poisoned, grace = 0, 0, 0
+local freed, use, batches = {}, {}, {}
+local cancelling = call('EXISTS', CANCEL) == 1
+
+local function dies(m, line)
+  poisoned = poisoned + 1
+  if #m > 16 then
+    call('ZADD', TOBURY, now, m)
+  else
+    note_error(m, line)
+    bury(m, now, line, dead_cap)
+  end
+end
 
 -- Two rescues lead among the suspects, where a job runs alone of its kind: only crashes there count to the limit.
 local function rescue(m, entry, back)
-  local old = call('HGET', MUT, m)
-  local attempt, rescues = '\0\0\0\0', 0
-  if old then
-    attempt, rescues = sub(old, 1, 4), byte(old, 5)
+  local lane, flags = sub(entry, 21, 20 + byte(entry, 16)), byte(entry, 15)
+  if limited then
+    stop_counting(freed, lane, m)
   end
-  if byte(entry, 15) < 128 or rescues < math.min(rescue_limit + 1, 255) then
+  local envelope = call('HGET', JOBS, m)
+  if not envelope then
+    return
+  end
+  if cancelling and call('HEXISTS', CANCEL, m) == 1 then
+    free_unique(m, envelope)
+    release_usage(use, envelope)
+    tally(batches, envelope, 'x')
+    forget({ m })
+    return
+  end
+  if has(flags, 64) then
+    return dies(m, ARGV[8])
+  end
+  local old = call('HGET', MUT, m)
+  local attempt, rescues, extras = '\0\0\0\0', 0, ''
+  if old then
+    attempt, rescues, extras = sub(old, 1, 4), byte(old, 5), sub(old, 12)
+  end
+  local own = byte(envelope, 16)
+  local limit = own > 0 and own - 1 or rescue_limit
+  if flags < 128 or rescues < math.min(limit + 1, 255) then
     rescued = rescued + 1
-    call('HSET', MUT, m, attempt .. string.char(math.min(rescues + 1, 255)) .. ms6(now))
+    call('HSET', MUT, m, attempt .. string.char(math.min(rescues + 1, 255)) .. ms6(now) .. extras)
+    local digest = not has(flags, 8) and not has(flags, 16) and unique_of(envelope)
+    if digest and call('HGET', UQ, digest) == m .. 'r' then
+      call('HSET', UQ, digest, m)
+    end
     if rescues >= 1 then
       call('RPUSH', SUSPECT, m)
     else
-      add_to(back, sub(entry, 17, 16 + byte(entry, 16)), m)
+      add_to(back, lane, m)
     end
   else
-    poisoned = poisoned + 1
-    if #m > 16 then
-      call('ZADD', TOBURY, now, m)
-    else
-      note_error(m, ARGV[6])
-      bury(m, now, ARGV[6], dead_cap)
-    end
+    dies(m, ARGV[7])
   end
 end
 
-local last = tonumber(call('HGET', META, 'last_tick') or 0)
+-- Counts anew what runs, one session a call, in the order of their names (their deadlines move meanwhile): somebody changed a limit
+-- while jobs ran. An id that has no concurrency any more loses its count. Without any limit at the end, claims need not look.
+local function recount(cursor)
+  local sessions, sid = call('ZRANGE', SESS, 0, 9999), nil
+  for i = 1, #sessions do
+    if sessions[i] > cursor and (not sid or sessions[i] < sid) then
+      sid = sessions[i]
+    end
+  end
+  if not sid then
+    call('HDEL', META, 'recount')
+    if call('EXISTS', LIM) == 0 then
+      call('HDEL', META, 'limited')
+      limited = false
+    end
+    return
+  end
+  local running, counted = call('HGETALL', P .. 'run:' .. sid), {}
+  for i = 1, #running, 2 do
+    local entry = running[i + 1]
+    local ids = ids_of(sub(entry, 21, 20 + byte(entry, 16)))
+    for j = 1, #ids do
+      counted[ids[j]] = counted[ids[j]] or {}
+      table.insert(counted[ids[j]], running[i])
+    end
+  end
+  for id, of in pairs(counted) do
+    local spec = specs_of({ id })[1]
+    if spec and spec.concurrency < NONE then
+      for i = 1, #of do
+        call('HSET', P .. 'c:' .. id, of[i], sid)
+      end
+    else
+      call('DEL', P .. 'c:' .. id)
+    end
+  end
+  call('HSET', META, 'recount', sid)
+  more = true
+end
+if meta[3] then
+  recount(meta[3])
+end
+
+-- Arrival times that are over say nothing: a look at some of them now and then keeps them few.
+local function forget_rates()
+  local cursor = call('HGET', META, 'tat_cursor') or '0'
+  local found = call('HSCAN', TAT, cursor, 'COUNT', 64)
+  local over = {}
+  for i = 1, math.min(#found[2], 2000), 2 do
+    if tonumber(found[2][i + 1]) < (now - 1000) * 1000 then
+      over[#over + 1] = found[2][i]
+    end
+  end
+  if #over > 0 then
+    call('HDEL', TAT, unpack(over))
+  end
+  call('HSET', META, 'tat_cursor', found[1])
+end
+
+local last = tonumber(meta[1] or 0)
 if now < last or now - last >= 800 then
   local unfinished = false
   -- Half a lease of silence, 5 s at most: longer than that, a session could lapse for want of somebody to hear it.
@@ -93,7 +231,21 @@ if now < last or now - last >= 800 then
   -- The next call goes on at once with what this one left.
   call('HSET', META, 'last_tick', unfinished and now - 800 or now)
   more = more or unfinished
+
+  -- Dead jobs go when they are old.
+  local old = call('ZRANGEBYSCORE', DEAD, '-inf', now - dead_age, 'LIMIT', 0, 64)
+  if #old > 0 then
+    call('ZREM', DEAD, unpack(old))
+    call('HDEL', DEADREC, unpack(old))
+    call('HINCRBY', META, 'dead_trimmed', #old)
+  end
+  if call('EXISTS', TAT) == 1 then
+    forget_rates()
+  end
 end
+settle_usage(use)
+settle_batches(batches, now)
+settle_limits(freed)
 
 local ready = call('EXISTS', SUSPECT) == 1
 for band = 0, 3 do
@@ -104,8 +256,11 @@ if ready then
   wake()
 end
 local next_due = -1
-local first = call('ZRANGE', SCHED, 0, 0, 'WITHSCORES')
-if first[2] then
-  next_due = math.max(0, tonumber(first[2]) - now)
+for _, waits in ipairs({ SCHED, PARKED, DUE }) do
+  local first = call('ZRANGE', waits, 0, 0, 'WITHSCORES')
+  if first[2] then
+    local due = math.max(0, tonumber(first[2]) - now)
+    next_due = next_due < 0 and due or math.min(next_due, due)
+  end
 end
 return { now, promoted, rescued, poisoned, more and 1 or 0, next_due, grace, call('ZRANGE', TOBURY, 0, 99) }

@@ -163,7 +163,7 @@ impl Reference {
         };
         match &outcome.finish {
             Finish::Release => job.place = if suspect { Place::Suspect } else { Place::Lane },
-            Finish::Snooze { delay } => {
+            Finish::Park { delay } | Finish::Snooze { delay } => {
                 job.place = later(*delay);
                 job.rescues = 0;
             }

@@ -5,7 +5,9 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use chrono::DateTime;
 use windrow_queue::{
     Band, Due, Enqueued, JobId, Member, NewJob,
-    store::{Applied, ClaimReply, Finish, JobState, Reply, Session, SessionId, SyncReply, Verdict, kept_result},
+    store::{
+        Applied, ClaimReply, Finish, JobState, Redriven, Reply, Session, SessionId, SyncReply, Verdict, kept_result,
+    },
 };
 
 use super::{
@@ -434,7 +436,7 @@ impl World {
         let session = Arc::clone(&self.processes[i].session);
         let expected = self.reference.heartbeat(session.id().as_str(), self.rig.now());
         match session.heartbeat().await.unwrap() {
-            Reply::Ok(answer) => assert_eq!(Answer::Ok(answer), expected),
+            Reply::Ok(beat) => assert_eq!(Answer::Ok((beat.held, beat.n)), expected),
             Reply::Gone => {
                 assert_eq!(expected, Answer::Gone);
                 self.processes[i] = self.open().await;
@@ -507,10 +509,14 @@ impl World {
     async fn redrive(&mut self, i: usize) {
         let dead: Vec<_> = self.reference.dead.iter().map(|(key, unique)| (key.clone(), *unique)).collect();
         let Some((key, unique)) = dead.get(i % dead.len().max(1)) else {
-            assert_eq!(self.rig.store.redrive(&self.rig.queue, JobId::new()).await.unwrap(), None);
+            let none = self.rig.store.redrive(&self.rig.queue, &[JobId::new()]).await.unwrap();
+            assert_eq!(none, [Redriven::NotDead]);
             return;
         };
-        let new = self.rig.store.redrive(&self.rig.queue, member(key).id).await.unwrap().expect("it is dead").id();
+        let new = match self.rig.store.redrive(&self.rig.queue, &[member(key).id]).await.unwrap()[..] {
+            [Redriven::As(id) | Redriven::Stands(id)] => id,
+            ref other => panic!("it is dead: {other:?}"),
+        };
         if let Some(stands) = unique.and_then(|unique| self.reference.standing(unique)) {
             assert_eq!(new, member(stands).id);
         } else {
@@ -523,7 +529,7 @@ impl World {
         let dead: Vec<_> = self.reference.dead.keys().cloned().collect();
         if let Some(key) = dead.get(i % dead.len().max(1)) {
             self.reference.dead.remove(key);
-            assert!(self.rig.store.discard(&self.rig.queue, member(key).id).await.unwrap());
+            assert_eq!(self.rig.store.discard(&self.rig.queue, &[member(key).id]).await.unwrap(), [true]);
         }
     }
 
