@@ -5,7 +5,9 @@ ALTER TABLE job_journal
     ADD COLUMN rescue_limit  smallint CHECK (rescue_limit BETWEEN 0 AND 254),
     ADD COLUMN at_most_once  boolean NOT NULL DEFAULT false,
     -- The unique key is given up when the job starts, not when it is final.
-    ADD COLUMN unique_queued boolean NOT NULL DEFAULT false;
+    ADD COLUMN unique_queued boolean NOT NULL DEFAULT false,
+    -- The batch that it follows.
+    ADD COLUMN follows       uuid;
 
 ALTER TABLE job_outbox
     ADD COLUMN rescue_limit smallint,

@@ -217,9 +217,21 @@ pub enum SubmitError {
     /// The kind is encrypted, and there is no key.
     #[error(transparent)]
     Vault(#[from] VaultError),
+    /// The idempotency key stands for other args.
+    #[error(transparent)]
+    Conflict(#[from] journal::IdempotencyConflict),
     /// Postgres failed.
     #[error("Postgres: {0}")]
     Database(#[from] sqlx::Error),
+}
+
+impl From<journal::EnqueueError> for SubmitError {
+    fn from(error: journal::EnqueueError) -> Self {
+        match error {
+            journal::EnqueueError::Conflict(conflict) => Self::Conflict(conflict),
+            journal::EnqueueError::Database(error) => Self::Database(error),
+        }
+    }
 }
 
 /// Enqueues. A journaled job is accepted once its transaction is committed.
@@ -285,6 +297,12 @@ impl From<SubmitError> for Problem {
                     .retry_after(Duration::from_secs(5))
             }
             SubmitError::Vault(error) => no_key(&error),
+            SubmitError::Conflict(conflict) => Self::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "idempotency-conflict",
+                "The idempotency key stands for another request",
+                conflict.to_string(),
+            ),
             SubmitError::Store(error) => error.into(),
             SubmitError::Database(error) => error.into(),
         }

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use sqlx::{FromRow, PgConnection, PgPool, Postgres, Transaction};
 use uuid::Uuid;
 
-use super::enqueue_in;
+use super::{at_most_once, enqueue_in};
 use crate::{
     error::JobError,
     id::{Generation, JobId},
@@ -39,17 +39,19 @@ pub struct JobTx {
     generation: Generation,
     fire: Option<Fire>,
     vault: Vault,
+    /// It was closed when it started, since it runs at most once: its row is there, not in the journal.
+    closed: bool,
 }
 
 /// Which fire a job comes from.
 #[derive(FromRow)]
-struct Source {
+pub(super) struct Source {
     schedule_id: Option<Uuid>,
     fire_at: Option<DateTime<Utc>>,
 }
 
 impl Source {
-    fn fire(&self) -> Option<Fire> {
+    pub(super) fn fire(&self) -> Option<Fire> {
         Some(Fire { schedule_id: self.schedule_id?, fire_at: self.fire_at?, missed: 0 })
     }
 }
@@ -71,7 +73,7 @@ async fn enqueue_children(
 /// The last statement before COMMIT. Deferred constraints are checked here, where their errors are errors and leave no doubt.
 /// And a transaction that a failed statement has aborted fails here: Postgres answers its COMMIT with a rollback that no
 /// driver reports, so that a handler which overlooked an error would be told that its effects stand.
-async fn settle(tx: &mut PgConnection) -> Result<(), sqlx::Error> {
+pub(super) async fn settle(tx: &mut PgConnection) -> Result<(), sqlx::Error> {
     sqlx::raw_sql("SET CONSTRAINTS ALL IMMEDIATE").execute(tx).await?;
     Ok(())
 }
@@ -86,11 +88,16 @@ impl JobTx {
         .bind(generation)
         .fetch_optional(&mut *tx)
         .await?;
-        let Some(source) = deleted else {
+        let closed = deleted.is_none();
+        let source = match deleted {
+            Some(source) => Some(source),
+            None => at_most_once::complete_in(&mut tx, id, generation).await?,
+        };
+        let Some(source) = source else {
             tx.rollback().await?;
             return Err(JobError::gone());
         };
-        Ok(Self { tx, pool: pool.clone(), id, generation, fire: source.fire(), vault: Vault::default() })
+        Ok(Self { tx, pool: pool.clone(), id, generation, fire: source.fire(), vault: Vault::default(), closed })
     }
 
     pub(crate) fn with_vault(self, vault: Vault) -> Self {
@@ -116,15 +123,16 @@ impl JobTx {
     /// # Errors
     /// When the transaction did not commit; nothing of it has happened then.
     pub async fn commit(self) -> Result<Committed, JobError> {
-        let Self { mut tx, pool, id, generation, .. } = self;
+        let Self { mut tx, pool, id, generation, closed, .. } = self;
         settle(&mut tx).await?;
         if let Err(error) = tx.commit().await {
             // The server may still be at it: FOR UPDATE waits for a transaction that has not ended.
-            let stands = sqlx::query("SELECT FROM job_journal WHERE id = $1 AND gen = $2 FOR UPDATE")
-                .bind(id.0)
-                .bind(generation)
-                .fetch_optional(&pool)
-                .await?;
+            let look = if closed {
+                "SELECT FROM job_closed WHERE id = $1 AND gen = $2 FOR UPDATE"
+            } else {
+                "SELECT FROM job_journal WHERE id = $1 AND gen = $2 FOR UPDATE"
+            };
+            let stands = sqlx::query(look).bind(id.0).bind(generation).fetch_optional(&pool).await?;
             if stands.is_some() {
                 return Err(error.into());
             }
@@ -183,7 +191,16 @@ impl StepTx {
             .bind(generation)
             .fetch_optional(&mut *tx)
             .await?;
+        let started = stands.is_none() && at_most_once::is_started(&mut tx, id, generation).await?;
         tx.rollback().await?;
+        if started {
+            return Err(JobError::bury(
+                "at_most_once_step",
+                anyhow::anyhow!(
+                    "a job that runs at most once has no next attempt, and so no steps: use one transaction"
+                ),
+            ));
+        }
         // A job that still stands must not be acknowledged as gone: another attempt reads the checkpoint that is there.
         Err(if stands.is_some() {
             JobError::retry("checkpoint_moved", anyhow::anyhow!("the checkpoint is no longer what this attempt read"))

@@ -5,7 +5,7 @@ use std::{collections::HashSet, time::Duration};
 use sqlx::postgres::PgListener;
 use windrow_queue::{
     Due, Enqueued, Tenant,
-    journal::{self, OUTBOX_CHANNEL},
+    journal::{self, EnqueueError, IdempotencyConflict, OUTBOX_CHANNEL},
 };
 
 use crate::support::{attempt, count, database, enqueue, note};
@@ -120,19 +120,28 @@ async fn the_same_request_twice_is_answered_with_the_first_job_even_after_it_com
     let pool = database().await;
     let ask = async |text: &str| {
         let mut tx = pool.begin().await.unwrap();
-        let answer = journal::enqueue_idempotent(&mut tx, &note(text).idempotent("request-1")).await.unwrap();
+        let answer = journal::enqueue_idempotent(&mut tx, &note(text).idempotent("request-1")).await;
         tx.commit().await.unwrap();
         answer
     };
-    let first = ask("a").await;
+    let expire = "UPDATE job_idempotency SET expires_at = now() - interval '1 s'";
+    let first = ask("a").await.unwrap();
     assert!(first.is_created());
-    assert_eq!(ask("b").await, Enqueued::Exists(first.id()));
+    assert_eq!(ask("a").await.unwrap(), Enqueued::Exists(first.id()));
+    let other = ask("b").await.unwrap_err();
+    assert!(matches!(other, EnqueueError::Conflict(IdempotencyConflict { first: id }) if id == first.id()), "{other}");
+    sqlx::query(expire).execute(&pool).await.unwrap();
+    assert_eq!(ask("a").await.unwrap(), Enqueued::Exists(first.id()), "its job stands, however long");
     attempt(&pool, first.id(), 1).begin().await.unwrap().commit().await.unwrap();
-    assert_eq!(ask("c").await, Enqueued::Exists(first.id()));
+    sqlx::query("UPDATE job_idempotency SET expires_at = now() + interval '1 h'").execute(&pool).await.unwrap();
+    assert_eq!(ask("a").await.unwrap(), Enqueued::Exists(first.id()));
+    assert!(ask("b").await.is_err());
     assert_eq!(count(&pool, "SELECT count(*) FROM job_journal").await, 0);
 
-    sqlx::query("UPDATE job_idempotency SET expires_at = now() - interval '1 s'").execute(&pool).await.unwrap();
-    assert!(ask("d").await.is_created(), "an expired key counts as absent");
+    sqlx::query(expire).execute(&pool).await.unwrap();
+    assert!(ask("b").await.unwrap().is_created(), "an expired key counts as absent");
+    sqlx::query("UPDATE job_idempotency SET request = NULL").execute(&pool).await.unwrap();
+    assert!(!ask("c").await.unwrap().is_created(), "a key of before requests were recorded decides alone");
 }
 
 #[tokio::test]
@@ -143,7 +152,8 @@ async fn the_same_request_at_the_same_time_makes_one_job() {
             let pool = pool.clone();
             tokio::spawn(async move {
                 let mut tx = pool.begin().await.unwrap();
-                let job = note(&number.to_string()).idempotent("request");
+                let mut job = note("a").idempotent("request");
+                job.traceparent = Some(number.to_string());
                 let answer = journal::enqueue_idempotent(&mut tx, &job).await.unwrap();
                 tx.commit().await.unwrap();
                 answer.id()

@@ -6,4 +6,5 @@ mod completing;
 mod enqueuing;
 mod faults;
 mod outbox;
+mod parking;
 mod support;

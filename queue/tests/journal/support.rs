@@ -96,11 +96,25 @@ pub(crate) fn attempt(pool: &PgPool, id: JobId, generation: i32) -> JobContext {
         checkpoint: None,
         cancel: CancellationToken::new(),
         database: pool.clone(),
+        called_back: None,
+        follows: None,
+        holder: None,
     })
 }
 
 pub(crate) async fn write_effect(tx: &mut sqlx::PgConnection, id: JobId) {
     sqlx::query("INSERT INTO effect (job, note) VALUES ($1, 'done')").bind(id.0).execute(tx).await.unwrap();
+}
+
+/// Waits until a statement of this database waits for a lock.
+pub(crate) async fn blocked(pool: &PgPool) {
+    let waiting =
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    let deadline = tokio::time::Instant::now() + std::time::Duration::from_millis(450);
+    while count(pool, waiting).await == 0 {
+        assert!(tokio::time::Instant::now() < deadline, "nobody waits for a lock");
+        tokio::task::yield_now().await;
+    }
 }
 
 pub(crate) async fn count(pool: &PgPool, statement: &'static str) -> i64 {
