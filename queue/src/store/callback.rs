@@ -107,7 +107,7 @@ impl CalledBack {
         match (wait.first(), wait.get(17..)) {
             (Some(b'w'), Some(_)) => Ok(None),
             (Some(b't'), Some(_)) => Ok(Some(Self::TimedOut)),
-            (Some(b'p'), Some(payload)) => {
+            (Some(b'p' | b's'), Some(payload)) => {
                 serde_json::from_slice(payload).map(|payload| Some(Self::Payload(payload))).map_err(|_| unreadable())
             }
             _ => Err(unreadable()),

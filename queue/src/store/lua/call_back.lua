@@ -10,7 +10,7 @@ if not envelope or sub(wait, 2, 17) ~= digest then
   return 'unknown'
 end
 local state = sub(wait, 1, 1)
-if state == 'p' then
+if state == 'p' or state == 's' then
   return 'duplicate'
 end
 -- The deadline counts, not the tick that notices it.

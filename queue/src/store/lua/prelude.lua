@@ -20,6 +20,7 @@
 --   uq[key]   m, and 'r' while it runs                  keys of a period are apart: u:<digest>
 --   use[t]    count4 bytes6 of the standing jobs of a tenant; '' is no tenant, \0 the whole queue
 --   lim[s]    flags1 concurrency4 interval_us6 burst4    flags: 1 paused; no concurrency: ffffffff, no rate: interval 0
+--   cb[m]     state1 digest16 payload    state: w waits, p its answer came, s and was read, t nobody called in time
 --   fin       letter1 finished_ms6 claimed_ms6 m_length1 m lane
 local META, JOBS, MUT, ERR, ACT, SCHED, SESS, UQ = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8]
 local DEAD, DEADREC, TOBURY, SUSPECT, WAKE = KEYS[9], KEYS[10], KEYS[11], KEYS[12], KEYS[13]
