@@ -11,6 +11,7 @@ use super::CloseState;
 use crate::{
     id::JobId,
     name::{Kind, QueueName, Tenant},
+    vault::shown_value,
 };
 
 /// Rows that one look reads at most, whether they match or not.
@@ -40,8 +41,23 @@ pub struct Closed {
     pub fingerprint: Option<Vec<u8>>,
     /// It runs at most once, was started, and nothing was heard of it yet: it is dead only if that remains so.
     pub running: bool,
-    /// The journal row as it stood, with `attempt` and `errors`.
+    /// The journal row as it stood, with `attempt` and `errors`. What is sealed of it shows its key's id only.
+    #[sqlx(try_from = "StoredJob")]
     pub job: serde_json::Value,
+}
+
+/// A journal row as `job_closed` has it.
+#[derive(sqlx::Type)]
+#[sqlx(transparent)]
+struct StoredJob(serde_json::Value);
+
+impl From<StoredJob> for serde_json::Value {
+    fn from(StoredJob(mut job): StoredJob) -> Self {
+        for place in ["/args", "/checkpoint", "/callback/payload"] {
+            job.pointer_mut(place).map(shown_value);
+        }
+        job
+    }
 }
 
 /// Where a page of closed jobs ended.
