@@ -20,6 +20,8 @@ pub struct KindInfo {
     pub queue: QueueName,
     /// How they are executed.
     pub policy: Policy,
+    /// Whether a caller bound to a tenant may not enqueue it.
+    pub operators_only: bool,
     check: fn(&RawValue) -> Result<(), serde_json::Error>,
 }
 
@@ -31,6 +33,7 @@ impl KindInfo {
             kind: A::KIND,
             queue: A::QUEUE,
             policy: A::POLICY,
+            operators_only: A::OPERATORS_ONLY,
             check: |args| serde_json::from_str::<A>(args.get()).map(drop),
         }
     }

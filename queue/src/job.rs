@@ -27,6 +27,9 @@ pub trait JobArgs: Serialize + DeserializeOwned + Send + Sync + 'static {
     const QUEUE: QueueName;
     /// How they are executed.
     const POLICY: Policy = Policy::DEFAULT;
+    /// Whether only operators may enqueue it over HTTP: what it does concerns every tenant, so a key that is bound to one may
+    /// not.
+    const OPERATORS_ONLY: bool = false;
 }
 
 /// When a job becomes ready.
@@ -146,8 +149,10 @@ pub struct NewJob {
     pub due: Due,
     /// At most one job with this key stands at a time; a second is answered with the first.
     pub unique: Option<Unique>,
-    /// The batch that it belongs to.
+    /// The batch of which it is a member.
     pub batch: Option<BatchId>,
+    /// The batch that it follows; set by whoever opens the batch.
+    pub follows: Option<BatchId>,
     /// The same request twice is answered with the job of the first, for [`IDEMPOTENCY_PERIOD`].
     pub idempotency: Option<KeyDigest>,
     /// W3C trace context of the enqueuing request.
@@ -210,7 +215,7 @@ pub enum InvalidJob {
 }
 
 /// Whether a JSON text has an escaped NUL. Behind an odd number of backslashes `u0000` is plain text.
-fn has_nul(json: &str) -> bool {
+pub(crate) fn has_nul(json: &str) -> bool {
     json.match_indices("\\u0000").any(|(at, _)| {
         let backslashes = json[..at].bytes().rev().take_while(|&byte| byte == b'\\').count();
         backslashes % 2 == 0
@@ -260,6 +265,7 @@ impl NewJob {
             due: Due::Now,
             unique: None,
             batch: None,
+            follows: None,
             idempotency: None,
             traceparent: None,
             fire: None,

@@ -25,6 +25,7 @@ impl JobArgs for FetchAll {
     const QUEUE: QueueName = QueueName::from_static("fetch");
     const POLICY: Policy =
         Policy::DEFAULT.with_max_attempts(5).with_backoff(Duration::from_secs(2), Duration::from_secs(60));
+    const OPERATORS_ONLY: bool = true;
 }
 
 /// Executes `vacancy.fetch_all`. Repeating it is harmless: a source has one fetch at a time.

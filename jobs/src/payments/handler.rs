@@ -21,6 +21,7 @@ impl JobArgs for PostDue {
     const KIND: Kind = Kind::from_static("payment.post_due");
     const QUEUE: QueueName = QueueName::from_static("payments");
     const POLICY: Policy = Policy::DEFAULT.journaled().with_backoff(Duration::from_secs(2), Duration::from_secs(300));
+    const OPERATORS_ONLY: bool = true;
 }
 
 /// Posts recurring payments.

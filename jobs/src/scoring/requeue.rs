@@ -25,6 +25,7 @@ impl JobArgs for RequeueUnscored {
     const QUEUE: QueueName = QueueName::from_static("scoring");
     const POLICY: Policy =
         Policy::DEFAULT.with_max_attempts(5).with_backoff(Duration::from_secs(2), Duration::from_secs(60));
+    const OPERATORS_ONLY: bool = true;
 }
 
 /// Executes `vacancy.requeue_unscored`. Repeating it is harmless: a vacancy has one scoring job at a time.

@@ -21,6 +21,7 @@ use super::{
 use crate::{
     id::JobId,
     job::{BatchId, Due},
+    name::Tenant,
     store::{BatchStatus, NewBatch},
 };
 
@@ -118,7 +119,8 @@ macro_rules! members {
 /// When Postgres is away.
 pub async fn batch(pool: &PgPool, id: BatchId) -> Result<Option<BatchStatus>, sqlx::Error> {
     let row = sqlx::query(concat!(
-        "SELECT (follow_up->>'id')::uuid AS follow_up, sealed_at IS NOT NULL AS sealed, fired_at,
+        "SELECT (follow_up->>'id')::uuid AS follow_up, follow_up->>'tenant' AS tenant, sealed_at IS NOT NULL AS sealed,
+                fired_at,
                 coalesce(b.members, now.members) AS members,
                 coalesce(b.completed, now.members - now.standing - now.running - now.dead - now.cancelled) AS completed,
                 coalesce(b.dead, now.dead) AS dead, coalesce(b.cancelled, now.cancelled) AS cancelled
@@ -139,6 +141,7 @@ pub async fn batch(pool: &PgPool, id: BatchId) -> Result<Option<BatchStatus>, sq
         sealed: row.try_get("sealed")?,
         fired_at: row.try_get::<Option<DateTime<Utc>>, _>("fired_at")?,
         follow_up: JobId(row.try_get("follow_up")?),
+        tenant: row.try_get::<Option<String>, _>("tenant")?.and_then(|tenant| Tenant::new(tenant).ok()),
     }))
 }
 

@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::{
-    Refused, Store, StoreError, envelope,
+    Lane, Refused, Store, StoreError, envelope,
     keys::Keys,
     script::{BATCH_OPEN, BATCH_SEAL},
     session::instant,
@@ -15,7 +15,7 @@ use super::{
 use crate::{
     id::{JobId, Member},
     job::{BatchId, Due, Enqueued, NewJob},
-    name::QueueName,
+    name::{QueueName, Tenant},
 };
 
 /// A batch as its producer describes it.
@@ -28,7 +28,7 @@ pub struct NewBatch {
 }
 
 /// How far a batch is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct BatchStatus {
     /// Jobs that belong to it.
     pub members: u64,
@@ -44,6 +44,8 @@ pub struct BatchStatus {
     pub fired_at: Option<DateTime<Utc>>,
     /// The follow-up.
     pub follow_up: JobId,
+    /// Whose the follow-up is.
+    pub tenant: Option<Tenant>,
 }
 
 impl NewBatch {
@@ -77,7 +79,6 @@ impl Store {
         batch.validate()?;
         let mut follow_up = batch.follow_up.clone();
         follow_up.follows = Some(batch.id);
-        let Ok(args) = self.vault().stored(&follow_up) else { return Ok(Err(Refused::NoKey)) };
         let Ok(args) = self.vault().stored(&follow_up) else { return Ok(Err(Refused::NoKey)) };
         let mut call = BATCH_OPEN.call(&Keys::new(&follow_up.queue), None, self.clock());
         call.arg(batch.id.0.as_bytes())
@@ -116,11 +117,13 @@ impl Store {
         let mut key = format!("{}b:", Keys::new(queue).prefix).into_bytes();
         key.extend_from_slice(id.0.as_bytes());
         let mut cmd = redis::cmd("HMGET");
-        cmd.arg(key).arg(&["m", "sealed", "fired", "n", "c", "d", "x"]);
+        cmd.arg(key).arg(&["m", "part", "sealed", "fired", "n", "c", "d", "x"]);
         type Number = Option<u64>;
-        let (m, sealed, fired, n, c, d, x): (Option<Vec<u8>>, Number, Number, Number, Number, Number, Number) =
+        type Bytes = Option<Vec<u8>>;
+        let (m, part, sealed, fired, n, c, d, x): (Bytes, Bytes, Number, Number, Number, Number, Number, Number) =
             self.link().send(&cmd).await?;
-        let Some(m) = m else { return Ok(None) };
+        let (Some(m), Some(part)) = (m, part) else { return Ok(None) };
+        let lane = part.get(2).and_then(|&length| part.get(4..4 + usize::from(length))).and_then(Lane::decode);
         Ok(Some(BatchStatus {
             members: n.unwrap_or(0),
             completed: c.unwrap_or(0),
@@ -129,6 +132,7 @@ impl Store {
             sealed: sealed == Some(1),
             fired_at: fired.and_then(instant),
             follow_up: job_id(&m)?,
+            tenant: lane.ok_or(StoreError::Unreadable("a batch"))?.tenant,
         }))
     }
 }

@@ -2,10 +2,11 @@
 
 use std::{fmt, str::FromStr};
 
+use chrono::{DateTime, Utc};
 use serde::{Serialize, Serializer};
 
-use super::{StoreError, envelope::Lane};
-use crate::id::Member;
+use super::{StoreError, envelope::Lane, session::instant};
+use crate::id::{JobId, Member};
 
 /// Where a page ended. Opaque: only the list that made it can go on from it, at any later time and with the same filter.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -83,6 +84,21 @@ impl From<InvalidCursor> for StoreError {
 }
 
 impl Cursor {
+    /// Among the dead of a queue, behind a time (milliseconds since 1970) and a member, whether such a one is there or not.
+    #[must_use]
+    pub const fn of_dead(died_ms: u64, member: Member) -> Self {
+        Self(Place::Due { set: DueSet::Dead, score: died_ms, member })
+    }
+
+    /// The time and the job behind which a list of the dead goes on; `None` for any other list's cursor.
+    #[must_use]
+    pub fn dead_place(&self) -> Option<(DateTime<Utc>, JobId)> {
+        match &self.0 {
+            Place::Due { set: DueSet::Dead, score, member } => Some((instant(*score)?, member.id)),
+            _ => None,
+        }
+    }
+
     fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(64);
         let mut field = |part: &[u8]| {
@@ -191,7 +207,6 @@ impl Serialize for Cursor {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
-    use crate::id::JobId;
 
     #[test]
     fn a_cursor_survives_as_text_and_no_other_text_is_one() {
