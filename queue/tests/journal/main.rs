@@ -1,6 +1,9 @@
 //! The journal against a real PostgreSQL: what is enqueued once happens once, whoever races, stops or dies.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod acting;
+mod at_most_once;
+mod batching;
 mod closing;
 mod completing;
 mod enqueuing;
@@ -8,3 +11,4 @@ mod faults;
 mod outbox;
 mod parking;
 mod support;
+mod unique;
