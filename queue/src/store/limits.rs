@@ -21,6 +21,8 @@ pub const MAX_LIMITS: usize = 10_000;
 const MOST: u32 = 1_000_000;
 const SHORTEST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
+/// Ticks that a change of a limit waits for; what is left is done by others' ticks.
+const MOST_TICKS: usize = 100;
 /// How the scripts write that there is none.
 const NO_CONCURRENCY: u32 = u32::MAX;
 
@@ -318,8 +320,12 @@ impl Store {
                 }
             }
         }
-        // Somebody ticks within a second anyway: what may run now need not wait for that.
-        self.tick(queue).await?;
+        // Somebody ticks within a second anyway: what may run now, and the count of what runs, need not wait for that.
+        for _ in 0..MOST_TICKS {
+            if !self.tick(queue).await?.more {
+                break;
+            }
+        }
         Ok(changed)
     }
 

@@ -52,22 +52,38 @@ impl Links {
         if !self.topology.is_cluster() {
             return Ok(Arc::clone(&self.main));
         }
-        let place = self.topology.locate(slot).await?;
-        let Some(address) = place.address else { return Ok(Arc::clone(&self.main)) };
-        let known = self.nodes.lock().unwrap_or_else(PoisonError::into_inner).get(&address).map(Arc::clone);
-        match known {
-            Some(link) => Ok(link),
-            None => {
-                let masters = self.topology.masters().await?;
-                let mut nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
-                // Nodes that left the cluster are forgotten.
-                nodes.retain(|node, _| masters.contains(node));
-                Ok(Arc::clone(nodes.entry(address).or_insert_with_key(|address| {
-                    let target = Target::Node(address.clone());
-                    Arc::new(Link::new(Arc::clone(&self.topology), target, RESPONSE_TIMEOUT, &self.metrics))
-                })))
-            }
+        match self.topology.locate(slot).await?.address {
+            Some(address) => self.node(address).await,
+            None => Ok(Arc::clone(&self.main)),
         }
+    }
+
+    /// The connection to a node of a cluster.
+    async fn node(&self, address: Address) -> Result<Arc<Link>, StoreError> {
+        if let Some(link) = self.nodes.lock().unwrap_or_else(PoisonError::into_inner).get(&address) {
+            return Ok(Arc::clone(link));
+        }
+        let masters = self.topology.masters().await?;
+        let mut nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
+        // Nodes that left the cluster are forgotten.
+        nodes.retain(|node, _| masters.contains(node));
+        Ok(Arc::clone(nodes.entry(address).or_insert_with_key(|address| {
+            let target = Target::Node(address.clone());
+            Arc::new(Link::new(Arc::clone(&self.topology), target, RESPONSE_TIMEOUT, &self.metrics))
+        })))
+    }
+
+    /// The connections to all servers that hold queues, with their addresses: one, or the masters of a cluster.
+    pub(crate) async fn all(&self) -> Result<Vec<(String, Arc<Link>)>, StoreError> {
+        if !self.topology.is_cluster() {
+            let place = self.topology.locate(0).await?;
+            return Ok(vec![(place.to_string(), Arc::clone(&self.main))]);
+        }
+        let mut all = Vec::new();
+        for address in self.topology.masters().await? {
+            all.push((address.to_string(), self.node(address).await?));
+        }
+        Ok(all)
     }
 
     /// Calls a script on the server of its queue.

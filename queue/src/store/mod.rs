@@ -3,16 +3,29 @@
 //! [`Store`] is the handle for producers, services and operators; [`Session`] is a worker's. Each script under `lua/` has one
 //! typed wrapper here. `docs/job-lifecycle.md` has the states, the token, and which test proves what.
 
+mod batch;
+mod bulk;
+mod callback;
+mod cancel;
+mod checkpoint;
+mod cursor;
 mod dead;
+mod durable;
 mod enqueue;
 mod envelope;
+mod hold;
 mod inspect;
 mod keys;
+mod layout;
+mod limits;
 mod link;
 mod links;
+mod list;
+mod recent;
 mod script;
 mod server;
 mod session;
+mod sessions;
 mod tick;
 mod topology;
 
@@ -35,15 +48,28 @@ use crate::{
 use links::Links;
 use topology::Topology;
 
-pub use dead::{DeadCursor, DeadJob};
+pub use batch::{BatchStatus, NewBatch};
+pub use bulk::{DeadAct, Pace, Walk, Walked};
+pub use callback::{CallbackToken, CalledBack, Callback, InvalidToken, MAX_CALLBACK_BYTES, TokenDigest};
+pub use cancel::Cancelled;
+pub use checkpoint::{Extras, MAX_CHECKPOINT_BYTES};
+pub use cursor::{Cursor, InvalidCursor};
+pub use dead::{DeadJob, Redriven};
+pub use durable::Durability;
 pub use enqueue::Refused;
 pub use envelope::{AttemptError, Envelope, Lane};
-pub use inspect::{Counts, JobState, JobStatus, kept_result};
+pub use hold::Hold;
+pub use layout::{Layout, QueuePlace};
+pub use inspect::{Counts, JobState, JobStatus, Usage, kept_result};
+pub use limits::{InvalidScope, Limit, LimitState, MAX_LIMITS, Rate, Scope};
+pub use list::{Filter, HeldBy, HeldWhy, Listed, MAX_PAGE, Page, Progress, Standing, Unreadable};
+pub use recent::{Ended, Finished, RECENT};
 pub use server::{MIN_REDIS, ServerInfo};
 pub use session::{
-    Applied, Claim, ClaimReply, Finish, MAX_OUTCOMES, Reply, Session, SessionId, SyncReply, Verdict, Waker,
+    Applied, Beat, Claim, ClaimReply, Finish, MAX_OUTCOMES, Reply, Session, SessionId, SyncReply, Verdict, Waker,
 };
-pub use tick::{POISON, Tick};
+pub use sessions::SessionInfo;
+pub use tick::{LOST, POISON, Tick};
 
 /// Where Redis is and how the queue uses it.
 #[derive(Clone, Deserialize, Serialize)]
@@ -72,8 +98,17 @@ pub struct Config {
     pub rescue_limit: u8,
     /// Jobs that one queue may hold; more are refused.
     pub max_jobs: u64,
+    /// Bytes of jobs (envelopes with args) that one queue may hold; more are refused. 0: no cap.
+    pub max_bytes: u64,
+    /// Jobs that one tenant may have in one queue; more are refused. 0: no cap.
+    pub max_tenant_jobs: u64,
+    /// Bytes of jobs that one tenant may have in one queue; more are refused. 0: no cap.
+    pub max_tenant_bytes: u64,
     /// Dead fast jobs that one queue keeps; the oldest beyond it are dropped and counted.
     pub max_dead: u64,
+    /// How long dead fast jobs are kept; older ones are dropped and counted.
+    #[serde(with = "humantime_serde")]
+    pub max_dead_age: Duration,
 }
 
 impl Default for Config {
@@ -89,7 +124,11 @@ impl Default for Config {
             lease: Duration::from_secs(10),
             rescue_limit: 2,
             max_jobs: 5_000_000,
+            max_bytes: 4 * 1024 * 1024 * 1024,
+            max_tenant_jobs: 0,
+            max_tenant_bytes: 0,
             max_dead: 10_000,
+            max_dead_age: Duration::from_secs(30 * 24 * 3600),
         }
     }
 }
@@ -128,6 +167,12 @@ pub enum StoreError {
         /// What it said.
         source: RedisError,
     },
+    /// What was asked for is not possible: what is wrong, and what to do.
+    #[error("{0}")]
+    Invalid(String),
+    /// The jobs stand, but not as safely as was asked for.
+    #[error("the jobs are enqueued, but not as safely as asked: {0}")]
+    NotDurable(String),
     /// Redis holds what this program cannot read.
     #[error("Redis holds {0} that this version cannot read")]
     Unreadable(&'static str),

@@ -3,14 +3,24 @@
 //! Each test has a queue of its own on a manual clock, and ends by looking at every key of it (`support::audit`).
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod batch;
+mod bulk;
+mod callback;
+mod cancel;
 mod claim;
 mod dead;
+mod durable;
 mod enqueue;
+mod fair;
 mod finish;
+mod hold;
+mod limits;
+mod list;
 mod model;
 mod network;
 mod outage;
 mod rescue;
 mod support;
 mod sync;
+mod unique;
 mod wake;

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use windrow_queue::{
     Member,
-    store::{Finish, JobState, POISON, Reply, Verdict},
+    store::{Filter, Finish, JobState, POISON, Reply, Verdict},
 };
 
 use crate::support::*;
@@ -198,9 +198,9 @@ async fn of_a_thousand_fast_jobs_only_the_killer_dies() {
     for member in &members {
         assert_eq!(done.get(member), if *member == killer { None } else { Some(&1) });
     }
-    let dead = rig.store.dead(&rig.queue, None, 10).await.unwrap();
+    let dead = rig.store.dead(&rig.queue, &Filter::default(), None, 10).await.unwrap().items;
     assert_eq!(dead.iter().map(|dead| dead.id).collect::<Vec<_>>(), [killer.id]);
-    let last = dead[0].errors.last().unwrap();
+    let last = dead[0].error.as_ref().unwrap();
     assert_eq!((&*last.class, Some(last.at)), (POISON, dead[0].died_at));
     let status = rig.store.status(&rig.queue, killer).await.unwrap().unwrap();
     assert_eq!(status.state, JobState::Dead);
@@ -216,7 +216,7 @@ async fn of_a_thousand_journaled_jobs_only_the_killer_is_marked_for_burial() {
     assert_eq!(to_bury.into_iter().collect::<HashSet<_>>(), HashSet::from([killer]));
     let status = rig.store.status(&rig.queue, killer).await.unwrap().unwrap();
     assert_eq!(status.state, JobState::Dead, "until Postgres has it");
-    assert!(rig.store.dead(&rig.queue, None, 10).await.unwrap().is_empty());
+    assert!(rig.store.dead(&rig.queue, &Filter::default(), None, 10).await.unwrap().items.is_empty());
     for _ in 0..2 {
         rig.store.buried(&rig.queue, &[killer]).await.unwrap();
         assert!(rig.audit().await.jobs.is_empty());
@@ -330,6 +330,6 @@ async fn the_rescue_limit_counts_crashes_among_the_suspects() {
         }
         // 254 is as far as the byte counts.
         assert_eq!(crashes, u64::from(limit.clamp(1, 254)));
-        assert_eq!(rig.store.dead(&rig.queue, None, 10).await.unwrap().len(), 1);
+        assert_eq!(rig.store.dead(&rig.queue, &Filter::default(), None, 10).await.unwrap().items.len(), 1);
     }
 }

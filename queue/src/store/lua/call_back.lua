@@ -22,8 +22,9 @@ call('HSET', CB, m, 'p' .. digest .. ARGV[4])
 if deadline then
   call('ZREM', PARKED, m)
   note_extras(m, envelope, 2, now)
-  push_ready({ [lane_of(envelope)] = { m } })
-  wake()
+  if push_ready({ [lane_of(envelope)] = { m } }) then
+    wake()
+  end
 else
   note_extras(m, envelope, 2)
 end

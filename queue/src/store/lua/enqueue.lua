@@ -217,7 +217,8 @@ for batch, members_more in pairs(batches) do
 end
 settle_usage(use)
 if next(lanes) then
-  push_ready(lanes)
-  wake()
+  if push_ready(lanes) then
+    wake()
+  end
 end
 return codes

@@ -325,7 +325,7 @@ for i = 1, #turns do
     else
       acts[#acts + 1] = v.lane
       if v.waits then
-        acts[#acts + 1] = 0
+        acts[#acts + 1] = WAITS
         waiting[#waiting + 1] = v
       elseif v.left > 0 and not v.blocked then
         acts[#acts + 1] = v.left

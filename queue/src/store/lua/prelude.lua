@@ -117,11 +117,15 @@ local function count_lanes(by_tenant)
   end
 end
 
--- Puts lanes that have members into the rings of their bands, each once. One that waits for a limit stands in `act` too, and
--- stays where it is.
+-- Puts lanes that have members into the rings of their bands, each once. One that waits for a limit stands in `act` too, as
+-- WAITS, and stays where it is. Returns whether any of them is in a ring: for the others nobody need wake.
+local WAITS = '-1'
+
 local function activate(lanes)
   local known, rings, writes, tenants = call('HMGET', ACT, unpack(lanes)), {}, {}, {}
+  local in_ring = false
   for i = 1, #lanes do
+    in_ring = in_ring or known[i] ~= WAITS
     if not known[i] then
       local lane = lanes[i]
       local ring = ring_of(lane)
@@ -139,23 +143,22 @@ local function activate(lanes)
     end
     count_lanes(tenants)
   end
+  return in_ring
 end
 
--- Puts members into lanes, at most 1000 in all; `lanes` is lane -> list of members.
+-- Puts members into lanes, at most 1000 in all; `lanes` is lane -> list of members. Returns whether a claim could have any.
 local function push(command, lanes)
   local names = {}
   for lane, members in pairs(lanes) do
     call(command, LANE .. lane, unpack(members))
     names[#names + 1] = lane
   end
-  if #names > 0 then
-    activate(names)
-  end
+  return #names > 0 and activate(names)
 end
 
 -- Appends members to lanes.
 local function push_ready(lanes)
-  push('RPUSH', lanes)
+  return push('RPUSH', lanes)
 end
 
 -- Puts members before the others of their lanes, in the order of the lists.
@@ -165,7 +168,7 @@ local function push_back(lanes)
       members[i], members[#members + 1 - i] = members[#members + 1 - i], members[i]
     end
   end
-  push('LPUSH', lanes)
+  return push('LPUSH', lanes)
 end
 
 local function add_to(lanes, lane, m)
@@ -318,8 +321,9 @@ local function fire(batch, now)
     local use = {}
     add_usage(use, tenant_of(lane), 1, #envelope)
     settle_usage(use)
-    push_ready({ [lane] = { m } })
-    wake()
+    if push_ready({ [lane] = { m } }) then
+      wake()
+    end
   end
   return true
 end
@@ -431,17 +435,18 @@ local function specs_of(ids)
   return of
 end
 
--- Generic cell rate algorithm (ATM Forum, Traffic Management 4.0): how many may go now, and when the next one may.
--- A clock that stepped back must not lock the limit: the arrival time is never further ahead than a full burst.
+-- Generic cell rate algorithm (ATM Forum, Traffic Management 4.0): how many may go now, the arrival time, and whether that is
+-- not the stored one: a clock that stepped back, or a limit that changed, must not lock it, so the arrival time is never further
+-- ahead than a full burst. Whoever finds that writes it down, or it would be as far ahead of each later time.
 local function allowance(id, spec, now)
   local now_us, tolerance = now * 1000, (spec.burst - 1) * spec.interval
-  local tat = math.min(tonumber(call('HGET', TAT, id) or 0), now_us + tolerance + spec.interval)
-  tat = math.max(tat, now_us)
+  local stored, furthest = tonumber(call('HGET', TAT, id) or 0), now_us + tolerance + spec.interval
+  local tat = math.max(math.min(stored, furthest), now_us)
   local free = floor((now_us + tolerance - tat) / spec.interval) + 1
-  return math.max(free, 0), tat
+  return math.max(free, 0), tat, stored > furthest
 end
 
--- Looks again, at the latest, at lanes that wait for a slot: each finished job lets one in at once.
+-- Looks again, at the latest, at lanes that wait: each finished job lets one in at once, and rates know their time.
 local LOOK_AGAIN = 30000
 
 -- When lanes that wait for this id are looked at again; `tat` is read fresh.
@@ -449,7 +454,7 @@ local function look_again(id, spec, now)
   if spec and not spec.paused and spec.interval > 0 then
     local free, tat = allowance(id, spec, now)
     if free == 0 then
-      return math.ceil((tat - (spec.burst - 1) * spec.interval) / 1000)
+      return math.min(math.ceil((tat - (spec.burst - 1) * spec.interval) / 1000), now + LOOK_AGAIN)
     end
   end
   return now + LOOK_AGAIN
@@ -462,10 +467,12 @@ local function admit(id, count)
     call('ZREM', DUE, id)
     return 0
   end
-  local rings = {}
+  local rings, acts = {}, {}
   for i = 1, #lanes do
     add_to(rings, ring_of(lanes[i]), lanes[i])
+    acts[#acts + 1], acts[#acts + 2] = lanes[i], '0'
   end
+  call('HSET', ACT, unpack(acts))
   for ring, of_ring in pairs(rings) do
     call('RPUSH', ring, unpack(of_ring))
   end

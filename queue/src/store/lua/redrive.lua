@@ -99,7 +99,8 @@ for _, job in ipairs(members) do
 end
 settle_usage(use)
 if #members > 0 then
-  push_ready(lanes)
-  wake()
+  if push_ready(lanes) then
+    wake()
+  end
 end
 return codes

@@ -139,12 +139,13 @@ local function back_to(lanes, suspects, m, entry)
   end
 end
 
--- Gives jobs back to the heads that they came from.
+-- Gives jobs back to the heads that they came from. Returns whether a claim could have any of those in lanes.
 local function give_back(lanes, suspects)
-  push_back(lanes)
+  local back = push_back(lanes)
   if #suspects > 0 then
     call('LPUSH', SUSPECT, unpack(suspects))
   end
+  return back
 end
 
 -- Whether its callback came while it still ran.
@@ -229,7 +230,7 @@ local function apply(items, entries, now, dead_cap, done, ledger)
     call('HDEL', RUN, unpack(drop))
   end
   forget(over)
-  give_back(lanes, suspects)
-  push_ready(tail)
-  return table.concat(codes), next(lanes) ~= nil or next(tail) ~= nil, #suspects > 0
+  local back = give_back(lanes, suspects)
+  back = push_ready(tail) or back
+  return table.concat(codes), back, #suspects > 0
 end

@@ -35,6 +35,12 @@ end
 local more = promote(SCHED)
 more = promote(PARKED) or more
 
+-- Nobody waits longer than LOOK_AGAIN, unless the clock stepped back.
+local far = call('ZRANGEBYSCORE', DUE, now + LOOK_AGAIN + 1, '+inf', 'LIMIT', 0, 500)
+for i = 1, #far do
+  call('ZADD', DUE, now, far[i])
+end
+
 -- Limits whose time has come: as many lanes come in as there is room for.
 local due_ids = call('ZRANGEBYSCORE', DUE, '-inf', now, 'LIMIT', 0, 64)
 if #due_ids > 0 then
@@ -52,7 +58,11 @@ if #due_ids > 0 then
           room = math.min(room, spec.concurrency - call('HLEN', P .. 'c:' .. id))
         end
         if spec.interval > 0 then
-          room = math.min(room, (allowance(id, spec, now)))
+          local free, tat, too_far = allowance(id, spec, now)
+          room = math.min(room, free)
+          if too_far then
+            call('HSET', TAT, id, string.format('%.0f', tat))
+          end
         end
       end
       if room > 0 then

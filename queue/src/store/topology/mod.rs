@@ -20,7 +20,7 @@ use tokio::sync::Mutex as AsyncMutex;
 
 pub(crate) use address::Address;
 use cluster::{Nodes, Slots};
-use sentinel::Sentinels;
+pub(crate) use sentinel::Sentinels;
 pub(crate) use slot::slot_of;
 
 use super::StoreError;
@@ -41,7 +41,7 @@ pub(crate) struct Topology {
 
 enum Kind {
     Single,
-    Sentinel(Sentinels),
+    Sentinel(Box<Sentinels>),
     Cluster(Nodes),
 }
 
@@ -68,6 +68,13 @@ pub(crate) struct Place {
     pub(crate) number: u64,
 }
 
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Of an address, this leaves out user and password.
+        self.info.addr().fmt(f)
+    }
+}
+
 impl Topology {
     fn of(redis: ConnectionInfo, kind: Kind) -> Self {
         Self { redis, kind, found: Mutex::default(), failed: AsyncMutex::default() }
@@ -77,7 +84,7 @@ impl Topology {
         matches!(self.kind, Kind::Cluster(_))
     }
 
-    pub(crate) const fn sentinels(&self) -> Option<&Sentinels> {
+    pub(crate) fn sentinels(&self) -> Option<&Sentinels> {
         match &self.kind {
             Kind::Sentinel(sentinels) => Some(sentinels),
             _ => None,

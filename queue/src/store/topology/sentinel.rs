@@ -41,6 +41,12 @@ impl Sentinels {
         votes.into_iter().max_by_key(|(_, count)| *count).map(|(address, _)| address).ok_or(lost)
     }
 
+    /// Whether a Sentinel is there, and sees enough others for a failover.
+    pub(crate) async fn check(&self, address: &Address) -> Result<(), RedisError> {
+        let mut cmd = redis::cmd("SENTINEL");
+        ask::<String>(&address.on(&self.info), cmd.arg("CKQUORUM").arg(&self.master)).await.map(drop)
+    }
+
     async fn ask(&self, address: &Address) -> Result<Option<(String, u16)>, RedisError> {
         let mut cmd = redis::cmd("SENTINEL");
         ask(&address.on(&self.info), cmd.arg("GET-MASTER-ADDR-BY-NAME").arg(&self.master)).await

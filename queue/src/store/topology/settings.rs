@@ -28,13 +28,14 @@ impl Topology {
                 "and redis.sentinel_master are both set: nodes of a cluster have no Sentinels",
             ));
         }
-        if !is_sentinel && !(config.sentinel_user.is_empty() && config.sentinel_password.is_empty()) {
+        let has_credentials = !config.sentinel_user.is_empty() || !config.sentinel_password.is_empty();
+        if has_credentials && !is_sentinel {
             return Err(refuse("sentinel_master", "is missing, and a Sentinels' user or password is set"));
         }
         let kind = if is_sentinel {
             let addresses = addresses(config, &redis, SENTINEL_PORT)?;
             let info = sentinel_connection(config, &redis);
-            Kind::Sentinel(Sentinels { master: config.sentinel_master.clone(), addresses, info })
+            Kind::Sentinel(Box::new(Sentinels { master: config.sentinel_master.clone(), addresses, info }))
         } else if config.cluster {
             if redis.redis_settings().db() != 0 {
                 return Err(refuse("url", "names a database: a Redis Cluster has only number 0"));

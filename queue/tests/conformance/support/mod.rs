@@ -99,6 +99,20 @@ impl Rig {
         self.set_clock(self.now() + ms).await;
     }
 
+    /// Lets time go by, in steps in which nobody lapses, with ticks.
+    pub(crate) async fn pass(&self, ms: u64, living: &[&Worker]) {
+        let mut left = ms;
+        while left > 0 {
+            let step = left.min(1000);
+            self.advance(step).await;
+            left -= step;
+            for worker in living {
+                assert!(matches!(worker.session.heartbeat().await.unwrap(), Reply::Ok(_)));
+            }
+            self.tick().await;
+        }
+    }
+
     /// A command of the test's own.
     pub(crate) async fn raw<T: FromRedisValue>(&self, cmd: &redis::Cmd) -> T {
         cmd.query_async(&mut self.raw.clone()).await.unwrap()
@@ -219,7 +233,8 @@ fn add(a: windrow_queue::store::Tick, b: windrow_queue::store::Tick) -> windrow_
 }
 
 pub(crate) async fn connect(url: &str) -> MultiplexedConnection {
-    redis::Client::open(url).unwrap().get_multiplexed_async_connection().await.unwrap()
+    let patient = redis::AsyncConnectionConfig::new().set_response_timeout(Some(Duration::from_secs(10)));
+    redis::Client::open(url).unwrap().get_multiplexed_async_connection_with_config(&patient).await.unwrap()
 }
 
 pub(crate) fn created(answer: Enqueued) -> JobId {
