@@ -140,7 +140,7 @@ impl Worker {
             metrics: QueueMetrics::new(&prometheus::Registry::new()),
             health: Health::default(),
         };
-        let config = WorkerConfig { queues: BTreeMap::from([(queue, slots)]), ..WorkerConfig::default() };
+        let config = WorkerConfig { queues: BTreeMap::from([(queue, slots.into())]), ..WorkerConfig::default() };
         let task = tokio::spawn(windrow_worker::run(config, deps, shutdown.clone()));
         Self { shutdown, task }
     }

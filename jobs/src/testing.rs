@@ -70,6 +70,9 @@ pub(crate) async fn attempt_of<A: JobArgs>(pool: &PgPool, id: JobId) -> (JobCont
         checkpoint: row.checkpoint.clone(),
         cancel: CancellationToken::new(),
         database: pool.clone(),
+        called_back: None,
+        follows: None,
+        holder: None,
     });
     (context, serde_json::from_str(row.args.get()).unwrap())
 }

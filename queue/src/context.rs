@@ -1,21 +1,36 @@
 //! What a handler knows about the attempt that it executes.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+mod checkpoint;
+mod progress;
+mod waiting;
 
-use serde::de::DeserializeOwned;
-use serde_json::{Value, value::to_raw_value};
+use std::sync::{Arc, Mutex, OnceLock};
+
+use serde_json::Value;
 use sqlx::PgPool;
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
+use self::{checkpoint::Sealed, progress::Progress};
 use crate::{
     error::JobError,
     id::{JobId, Member},
-    job::{Fire, NewJob},
-    journal::{JobTx, StepTx},
+    job::{BatchId, Fire, NewJob},
+    journal::JobTx,
     name::{Kind, QueueName, Tenant},
     policy::Policy,
-    vault::{Purpose, Vault},
+    store::{CalledBack, Hold, SessionId, Store},
+    vault::Vault,
 };
+
+/// The session that holds a job: how its handler reaches Redis.
+#[derive(Clone, Debug)]
+pub struct Holder {
+    /// Redis, by a connection of the runtime on which handlers run.
+    pub store: Store,
+    /// Who claimed the job.
+    pub session: SessionId,
+}
 
 /// The parts of a context, as the worker (or a test) puts them together.
 #[derive(Debug)]
@@ -38,43 +53,43 @@ pub struct ContextParts {
     pub traceparent: Option<String>,
     /// What an earlier attempt left.
     pub checkpoint: Option<Value>,
+    /// What the wait for a callback came to, on the attempt after a park.
+    pub called_back: Option<CalledBack>,
+    /// The batch that the job follows.
+    pub follows: Option<BatchId>,
     /// Cancelled when the attempt must stop.
     pub cancel: CancellationToken,
     /// Where journaled jobs have their effects.
     pub database: PgPool,
+    /// Who holds the job, and under which claim number. `None` without Redis, as in tests of handlers: then there are no
+    /// checkpoints of fast jobs and no callbacks, and progress goes nowhere.
+    pub holder: Option<(Arc<Holder>, u64)>,
 }
 
 /// One attempt of a job. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct JobContext {
-    parts: Arc<ContextParts>,
+    inner: Arc<Inner>,
     vault: Vault,
-    sealed: Arc<Mutex<Vec<Sealed>>>,
 }
 
-/// A checkpoint of an encrypted kind, plain and as it is stored. Sealing it twice gives two texts, and a step asks whether the
-/// stored one is still the one that it knows.
-struct Sealed {
-    plain: Value,
-    stored: Value,
+#[derive(Debug)]
+struct Inner {
+    parts: ContextParts,
+    progress: OnceLock<Progress>,
+    sealed: Mutex<Vec<Sealed>>,
 }
-
-impl std::fmt::Debug for Sealed {
-    /// Leaves the plain one out.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Sealed").finish_non_exhaustive()
-    }
-}
-
-/// Checkpoints of an encrypted kind that a context remembers: a step needs the last one, and the one before if it is rolled
-/// back.
-const REMEMBERED: usize = 4;
 
 impl JobContext {
     /// Wraps the parts.
     #[must_use]
     pub fn new(parts: ContextParts) -> Self {
-        Self { parts: Arc::new(parts), vault: Vault::default(), sealed: Arc::default() }
+        let inner = Inner { parts, progress: OnceLock::new(), sealed: Mutex::default() };
+        Self { inner: Arc::new(inner), vault: Vault::default() }
+    }
+
+    fn parts(&self) -> &ContextParts {
+        &self.inner.parts
     }
 
     /// With the keys for what encrypted kinds carry.
@@ -96,49 +111,43 @@ impl JobContext {
     /// The job.
     #[must_use]
     pub fn id(&self) -> JobId {
-        self.parts.member.id
+        self.parts().member.id
     }
 
     /// Its kind.
     #[must_use]
     pub fn kind(&self) -> &Kind {
-        &self.parts.kind
+        &self.parts().kind
     }
 
     /// Its queue.
     #[must_use]
     pub fn queue(&self) -> &QueueName {
-        &self.parts.queue
+        &self.parts().queue
     }
 
     /// Whom it is done for.
     #[must_use]
     pub fn tenant(&self) -> Option<&Tenant> {
-        self.parts.tenant.as_ref()
+        self.parts().tenant.as_ref()
     }
 
     /// Which attempt this is; 1 is the first. Snoozes and releases do not count.
     #[must_use]
     pub fn attempt(&self) -> u32 {
-        self.parts.attempt
-    }
-
-    /// Whether a failure of this attempt is the job's death.
-    #[must_use]
-    pub fn is_last_attempt(&self) -> bool {
-        self.parts.attempt >= u32::from(self.parts.policy.max_attempts)
+        self.parts().attempt
     }
 
     /// The fire of the schedule that made this job, with the time it was due.
     #[must_use]
     pub fn fire(&self) -> Option<&Fire> {
-        self.parts.fire.as_ref()
+        self.parts().fire.as_ref()
     }
 
     /// W3C trace context, to be sent with outward calls.
     #[must_use]
     pub fn traceparent(&self) -> Option<&str> {
-        self.parts.traceparent.as_deref()
+        self.parts().traceparent.as_deref()
     }
 
     /// The same over all attempts: for `Idempotency-Key`, `Message-ID`, `webhook-id`.
@@ -149,25 +158,25 @@ impl JobContext {
 
     /// Resolves when the attempt must stop (lease lost, job cancelled, timeout, shutdown). Stop at a safe point.
     pub async fn cancelled(&self) {
-        self.parts.cancel.cancelled().await;
+        self.parts().cancel.cancelled().await;
     }
 
     /// Whether the attempt must stop.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
-        self.parts.cancel.is_cancelled()
+        self.parts().cancel.is_cancelled()
     }
 
     /// The token itself, for work that takes one.
     #[must_use]
     pub fn cancellation(&self) -> &CancellationToken {
-        &self.parts.cancel
+        &self.parts().cancel
     }
 
     /// Whether the job is journaled, so that [`begin`](Self::begin) is there for it.
     #[must_use]
     pub fn is_journaled(&self) -> bool {
-        self.parts.member.generation.is_some()
+        self.parts().member.generation.is_some()
     }
 
     /// Opens the transaction that completes the job: its first statement deletes the journal row. Put the effects in, and
@@ -178,81 +187,42 @@ impl JobContext {
     /// A snooze when Postgres is busy or away. `Bury` when the job is not journaled: a mistake in the program.
     pub async fn begin(&self) -> Result<JobTx, JobError> {
         let (id, generation) = self.journal_key()?;
-        Ok(JobTx::begin(&self.parts.database, id, generation).await?.with_vault(self.vault.clone()))
+        Ok(JobTx::begin(&self.parts().database, id, generation).await?.with_vault(self.vault.clone()))
     }
 
-    /// Opens the transaction for one step of a long job: its first statement replaces the checkpoint, and finds the job
-    /// gone if anybody else advanced it. The step's effects and the new checkpoint are committed together.
-    ///
-    /// # Errors
-    /// As [`begin`](Self::begin).
-    pub async fn step<T: serde::Serialize + Sync>(&self, previous: Option<&T>, next: &T) -> Result<StepTx, JobError> {
-        let (id, generation) = self.journal_key()?;
-        let encode = |state: &T| {
-            let plain = serde_json::to_value(state).map_err(invalid_checkpoint)?;
-            self.stored_checkpoint(plain)
+    /// Says how far the job is, for whoever looks at it. Costs next to nothing, however often it is called: it is written
+    /// twice a second at most, by itself, and the last figures stay until the job is final. What cannot be written is not.
+    pub fn progress(&self, done: u64, total: u64) {
+        if let Some(progress) = self.inner.progress.get() {
+            return progress.say((done, total));
+        }
+        match (self.hold(), Handle::try_current()) {
+            (Ok((store, hold)), Ok(runtime)) => {
+                let start = || Progress::start(&runtime, store.clone(), hold, (done, total));
+                self.inner.progress.get_or_init(start).say((done, total));
+            }
+            (Err(error), _) => tracing::debug!(%error, "progress goes nowhere"),
+            (_, Err(error)) => tracing::debug!(%error, "progress is first told on a thread of the runtime"),
+        }
+    }
+
+    /// The fencing token with which this attempt writes into Redis.
+    fn hold(&self) -> Result<(&Store, Hold), JobError> {
+        let (holder, claim_no) = self.parts().holder.as_ref().ok_or_else(|| {
+            let reason = "this attempt has no Redis: a test of a handler that needs it gives ContextParts a holder";
+            JobError::bury("no_redis", anyhow::anyhow!(reason))
+        })?;
+        let hold = Hold {
+            queue: self.queue().clone(),
+            session: holder.session.clone(),
+            member: self.parts().member,
+            claim_no: *claim_no,
         };
-        // The previous one may be what an earlier attempt left.
-        self.plain_checkpoint()?;
-        let previous = previous.map(encode).transpose()?;
-        let step = StepTx::begin(&self.parts.database, id, generation, previous, encode(next)?).await?;
-        Ok(step.with_vault(self.vault.clone()))
-    }
-
-    /// What an earlier attempt left as its checkpoint.
-    ///
-    /// # Errors
-    /// `Bury` when it is not what this handler reads; a snooze when it was sealed with a key that this process does not have.
-    pub fn checkpoint<T: DeserializeOwned>(&self) -> Result<Option<T>, JobError> {
-        self.plain_checkpoint()?.map(T::deserialize).transpose().map_err(invalid_checkpoint)
-    }
-
-    /// What an earlier attempt left, opened if it is sealed.
-    fn plain_checkpoint(&self) -> Result<Option<Value>, JobError> {
-        let Some(stored) = &self.parts.checkpoint else { return Ok(None) };
-        if !self.parts.policy.encrypted {
-            return Ok(Some(stored.clone()));
-        }
-        if let Some(known) = self.remembered().iter().find(|known| known.stored == *stored) {
-            return Ok(Some(known.plain.clone()));
-        }
-        let raw = to_raw_value(stored).map_err(invalid_checkpoint)?;
-        let opened = self.vault.open_value(Purpose::Checkpoint, self.kind(), self.tenant(), &raw)?;
-        // One that is not sealed was left before the kind was encrypted.
-        let plain: Value = serde_json::from_str(opened.unwrap_or(raw).get()).map_err(invalid_checkpoint)?;
-        self.remember(plain.clone(), stored.clone());
-        Ok(Some(plain))
-    }
-
-    /// A checkpoint as it is stored: sealed, if the kind is encrypted.
-    fn stored_checkpoint(&self, plain: Value) -> Result<Value, JobError> {
-        if !self.parts.policy.encrypted {
-            return Ok(plain);
-        }
-        if let Some(known) = self.remembered().iter().rev().find(|known| known.plain == plain) {
-            return Ok(known.stored.clone());
-        }
-        let raw = to_raw_value(&plain).map_err(invalid_checkpoint)?;
-        let sealed = self.vault.seal_value(Purpose::Checkpoint, self.kind(), self.tenant(), &raw)?;
-        let stored: Value = serde_json::from_str(sealed.get()).map_err(invalid_checkpoint)?;
-        self.remember(plain, stored.clone());
-        Ok(stored)
-    }
-
-    fn remembered(&self) -> MutexGuard<'_, Vec<Sealed>> {
-        self.sealed.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn remember(&self, plain: Value, stored: Value) {
-        let mut remembered = self.remembered();
-        if remembered.len() >= REMEMBERED {
-            remembered.remove(0);
-        }
-        remembered.push(Sealed { plain, stored });
+        Ok((&holder.store, hold))
     }
 
     fn journal_key(&self) -> Result<(JobId, i32), JobError> {
-        let member = self.parts.member;
+        let member = self.parts().member;
         let generation = member.generation.ok_or_else(|| {
             JobError::bury(
                 "not_journaled",
@@ -263,6 +233,7 @@ impl JobContext {
     }
 }
 
-fn invalid_checkpoint(error: serde_json::Error) -> JobError {
-    JobError::bury("invalid_checkpoint", error)
+/// What a fenced write into Redis says.
+fn still_held(held: bool) -> Result<(), JobError> {
+    if held { Ok(()) } else { Err(JobError::gone()) }
 }

@@ -4,7 +4,7 @@ use std::{fmt, time::Duration};
 
 use sha2::{Digest, Sha256};
 
-use crate::name::Kind;
+use crate::{name::Kind, store::StoreError};
 
 /// What is to happen to a job whose attempt failed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -106,16 +106,27 @@ pub fn fingerprint(kind: &Kind, class: &str, message: &str) -> [u8; 16] {
     digest
 }
 
-/// How long a job waits when Postgres is down, busy or deadlocked.
-const DATABASE_SNOOZE: Duration = Duration::from_secs(2);
+/// How long a job waits when Postgres is down, busy or deadlocked, or Redis is away.
+const STORE_SNOOZE: Duration = Duration::from_secs(2);
 
 /// Database errors, classified in this one place: what is the database's fault is snoozed and costs no attempt.
 impl From<sqlx::Error> for JobError {
     fn from(error: sqlx::Error) -> Self {
         if is_transient(&error) {
-            Self::snooze(DATABASE_SNOOZE, "database_unavailable", error)
+            Self::snooze(STORE_SNOOZE, "database_unavailable", error)
         } else {
             Self::retry("database", error)
+        }
+    }
+}
+
+/// Errors of Redis, classified likewise.
+impl From<StoreError> for JobError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Unavailable(_) => Self::snooze(STORE_SNOOZE, "redis_unavailable", error),
+            StoreError::Invalid(_) => Self::bury("redis_invalid", error),
+            _ => Self::retry("redis", error),
         }
     }
 }

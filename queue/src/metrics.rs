@@ -64,7 +64,7 @@ impl QueueMetrics {
             ),
             finished: counter(
                 "windrow_jobs_finished_total",
-                "Attempts that this process finished, by outcome (complete, retry, snooze, release, cancel, dead, gone).",
+                "Attempts that this process finished, by outcome (complete, retry, snooze, release, park, cancel, dead, gone).",
                 &["queue", "kind", "outcome"],
             ),
             failed: counter(

@@ -2,15 +2,23 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 #![allow(clippy::float_cmp, reason = "metrics count whole things, which floats hold exactly")]
 
+mod batch;
 mod blocking;
+mod cancel;
+mod checkpoint;
 mod fence;
 mod freeze;
 mod intake;
 mod kill;
+mod limits;
+mod once;
 mod outcome;
+mod park;
 mod postgres_away;
 mod recovery;
 mod redis_away;
 mod schedule;
 mod source;
 mod stopping;
+mod unknown;
+mod weights;

@@ -8,7 +8,10 @@ use std::{
     time::Duration,
 };
 
-use windrow_queue::{Due, JobError, Member, NewJob, Outcome, QueueName, store::JobState};
+use windrow_queue::{
+    Due, JobError, Member, NewJob, Outcome, QueueName,
+    store::{Filter, JobState, Redriven},
+};
 use windrow_tests::{Number, Other, Stage, handler, numbers, until};
 use windrow_worker::Registry;
 
@@ -48,9 +51,10 @@ async fn a_failing_job_is_retried_then_dead_with_every_attempts_error() {
     let jobs = numbers(1);
     stage.enqueue(&jobs).await;
     until("it is dead", || async { stage.store.counts(&QUEUE).await.unwrap().dead == 1 }).await;
-    let dead = stage.store.dead(&QUEUE, None, 10).await.unwrap().remove(0);
+    let dead = stage.store.dead(&QUEUE, &Filter::default(), None, 10).await.unwrap().items.remove(0);
     assert_eq!((dead.id, dead.attempt), (jobs[0].id, 3));
-    let messages: Vec<_> = dead.errors.iter().map(|error| (error.attempt, &*error.class, &*error.message)).collect();
+    let errors = stage.store.status(&QUEUE, Member::fast(jobs[0].id)).await.unwrap().unwrap().errors;
+    let messages: Vec<_> = errors.iter().map(|error| (error.attempt, &*error.class, &*error.message)).collect();
     assert_eq!(
         messages,
         [(1, "weather", "rain on attempt 1"), (2, "weather", "rain on attempt 2"), (3, "weather", "rain on attempt 3")]
@@ -76,8 +80,8 @@ async fn a_dead_job_is_redriven_with_fresh_attempts_and_the_same_args() {
     let jobs = numbers(1);
     stage.enqueue(&jobs).await;
     until("it is dead", || async { stage.store.counts(&QUEUE).await.unwrap().dead == 1 }).await;
-    assert!(stage.store.redrive(&QUEUE, jobs[0].id).await.unwrap().is_some());
-    assert!(stage.store.redrive(&QUEUE, jobs[0].id).await.unwrap().is_none(), "redriven twice");
+    assert!(matches!(stage.store.redrive(&QUEUE, &[jobs[0].id]).await.unwrap()[..], [Redriven::As(_)]));
+    assert_eq!(stage.store.redrive(&QUEUE, &[jobs[0].id]).await.unwrap(), [Redriven::NotDead], "redriven twice");
     until("it is done", || async { worker.counted("windrow_jobs_finished_total", "complete") == 1 }).await;
     assert_eq!(failing.load(Ordering::Relaxed), 2);
     worker.stop().await;

@@ -1,7 +1,8 @@
-//! The guard that travels with a running job: dropped without an outcome, it gives the job back.
+//! The guard that travels with a running job: dropped without an outcome, it gives the job back, or buries it if it must not
+//! start again.
 
 use std::sync::{
-    Arc,
+    Arc, OnceLock,
     atomic::{AtomicU8, Ordering},
 };
 
@@ -12,15 +13,20 @@ use windrow_queue::{
     store::{Applied, Finish},
 };
 
-/// Why a running job was told to stop.
+use crate::share::CommonSlot;
+
+/// Why a running job was told to stop. Each overrules those before it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
 pub(crate) enum StopReason {
     /// It was not.
-    None,
-    /// It is no longer ours: whatever it comes to counts for nothing.
-    Lost,
+    None = 0,
     /// The process ends: a job that did not finish goes back, with no attempt counted.
-    Shutdown,
+    Shutdown = 1,
+    /// Somebody asked for it: a job that did not finish is cancelled.
+    Cancelled = 2,
+    /// It is no longer ours: whatever it comes to counts for nothing.
+    Lost = 3,
 }
 
 /// How the hub reaches a running job.
@@ -28,34 +34,51 @@ pub(crate) enum StopReason {
 pub(crate) struct Control {
     pub(crate) cancel: CancellationToken,
     reason: AtomicU8,
+    /// What the job comes to if nobody says how it ended. Unset: it goes back.
+    last_word: OnceLock<Box<Finish>>,
 }
 
 impl Control {
     fn new() -> Self {
-        Self { cancel: CancellationToken::new(), reason: AtomicU8::new(0) }
+        Self { cancel: CancellationToken::new(), reason: AtomicU8::new(0), last_word: OnceLock::new() }
     }
 
     pub(crate) fn stop(&self, reason: StopReason) {
-        let code = match reason {
-            StopReason::None => 0,
-            StopReason::Lost => 1,
-            StopReason::Shutdown => 2,
-        };
-        // Lost is final: a shutdown that comes after it changes nothing.
-        if self.reason.compare_exchange(0, code, Ordering::AcqRel, Ordering::Acquire).is_err()
-            && reason == StopReason::Lost
-        {
-            self.reason.store(code, Ordering::Release);
-        }
+        self.reason.fetch_max(reason as u8, Ordering::AcqRel);
         self.cancel.cancel();
     }
 
     pub(crate) fn reason(&self) -> StopReason {
         match self.reason.load(Ordering::Acquire) {
             0 => StopReason::None,
-            1 => StopReason::Lost,
-            _ => StopReason::Shutdown,
+            1 => StopReason::Shutdown,
+            2 => StopReason::Cancelled,
+            _ => StopReason::Lost,
         }
+    }
+
+    /// From now on the job does not go back: without an outcome of its own it comes to this.
+    pub(crate) fn must_not_start_again(&self, otherwise: Finish) {
+        // One attempt says so once.
+        let _ = self.last_word.set(Box::new(otherwise));
+    }
+
+    /// What the job comes to if nobody says how it ended.
+    pub(crate) fn unfinished(&self) -> Finish {
+        self.last_word.get().map_or(Finish::Release, |finish| (**finish).clone())
+    }
+}
+
+/// What a running job takes up: a slot of its queue, and one of its process.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    _own: OwnedSemaphorePermit,
+    _common: CommonSlot,
+}
+
+impl Slot {
+    pub(crate) const fn new(own: OwnedSemaphorePermit, common: CommonSlot) -> Self {
+        Self { _own: own, _common: common }
     }
 }
 
@@ -67,16 +90,11 @@ pub(crate) struct Lease {
     control: Arc<Control>,
     outcomes: mpsc::UnboundedSender<Applied>,
     finished: bool,
-    slot: Option<OwnedSemaphorePermit>,
+    slot: Option<Slot>,
 }
 
 impl Lease {
-    pub(crate) fn new(
-        member: Member,
-        claim_no: u64,
-        outcomes: mpsc::UnboundedSender<Applied>,
-        slot: OwnedSemaphorePermit,
-    ) -> Self {
+    pub(crate) fn new(member: Member, claim_no: u64, outcomes: mpsc::UnboundedSender<Applied>, slot: Slot) -> Self {
         Self { member, claim_no, control: Arc::new(Control::new()), outcomes, finished: false, slot: Some(slot) }
     }
 
@@ -111,7 +129,7 @@ impl Drop for Lease {
         // Of a job that was lost, too: the hub drops what speaks of a claim that is no longer ours, and has learnt that a slot
         // is free. A hub that lost jobs in all its slots would wait for ever otherwise.
         if !self.finished {
-            self.tell(Finish::Release);
+            self.tell(self.control.unfinished());
         }
     }
 }

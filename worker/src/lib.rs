@@ -6,6 +6,7 @@ mod adapter;
 mod clock;
 mod complete;
 mod config;
+mod decide;
 mod execute;
 mod hub;
 mod lease;
@@ -15,7 +16,9 @@ mod prepare;
 mod probe;
 mod registry;
 mod run;
+mod share;
+mod unknown;
 
-pub use config::{Config, MAX_CONCURRENCY};
+pub use config::{Config, MAX_CONCURRENCY, MAX_WEIGHT, QueueSlots};
 pub use registry::Registry;
 pub use run::{Deps, run};

@@ -1,4 +1,5 @@
-//! From a claim to a delivery: what the job's journal row says (the row check at start), and which handler it has.
+//! From a claim to a delivery: what the job's journal row says (the row check at start), what waits for it in Redis, and which
+//! handler it has.
 
 use std::{
     sync::{
@@ -9,21 +10,30 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
+use futures::{StreamExt, stream};
 use rand::RngExt;
+use serde_json::value::RawValue;
 use sqlx::PgPool;
 use tokio::sync::mpsc;
 use windrow_queue::{
-    Fire, QueueName,
+    BatchId, Fire, QueueName, Tenant,
+    context::Holder,
     journal::{self, StartRow},
     metrics::QueueMetrics,
-    policy::PolicyOverride,
-    store::{Claim, Envelope, Finish},
+    policy::{Delivery as DeliveryPolicy, PolicyOverride},
+    store::{CalledBack, Claim, Envelope, Extras, Finish, Store, StoreError},
 };
 
-use crate::{execute::Delivery, lease::Lease, patience::patiently, registry::Registry};
+use crate::{
+    execute::Delivery,
+    lease::Lease,
+    patience::patiently,
+    registry::{KindHandler, Registry},
+    unknown::{Fate, Unknown},
+};
 
-/// An envelope of a version that this program cannot read waits so long for a program that can.
-const UNREADABLE_SNOOZE: Duration = Duration::from_secs(60);
+/// How many jobs are asked about in Redis at a time.
+const ASKED_AT_A_TIME: usize = 32;
 
 /// A claim with its lease and what is needed to judge it.
 pub(crate) struct Claimed {
@@ -31,6 +41,8 @@ pub(crate) struct Claimed {
     pub(crate) lease: Lease,
     /// Redis' time of the claim.
     pub(crate) now: DateTime<Utc>,
+    /// Whose claim it is.
+    pub(crate) holder: Arc<Holder>,
 }
 
 /// Makes deliveries of claims.
@@ -38,34 +50,100 @@ pub(crate) struct Claimed {
 pub(crate) struct Preparer {
     pub(crate) queue: QueueName,
     pub(crate) registry: Registry,
+    /// Redis, by a connection of the runtime on which handlers run.
+    pub(crate) store: Store,
     pub(crate) database: PgPool,
     pub(crate) metrics: QueueMetrics,
     pub(crate) deliveries: mpsc::Sender<Delivery>,
     /// Whether Postgres answers: without it, journaled jobs are not claimed.
     pub(crate) journal_ok: Arc<AtomicBool>,
+    /// How long a job waits for a program that knows its kind, before it is dead.
+    pub(crate) unknown_after: Duration,
 }
 
-impl Preparer {
-    /// Delivers a fast job.
-    pub(crate) fn deliver_fast(&self, claimed: Claimed) {
-        self.deliver(claimed, None);
-    }
+/// What is known of a job besides its claim.
+struct Known {
+    args: Box<RawValue>,
+    policy: PolicyOverride,
+    at_most_once: bool,
+    attempt: u32,
+    checkpoint: Option<serde_json::Value>,
+    called_back: Option<CalledBack>,
+    follows: Option<BatchId>,
+    fire: Option<Fire>,
+    traceparent: Option<String>,
+}
 
-    /// Checks journaled jobs against their rows, batch by batch, until the hub ends.
-    pub(crate) async fn run(self, mut claims: mpsc::UnboundedReceiver<Claimed>) {
-        let mut batch = Vec::new();
-        while claims.recv_many(&mut batch, 500).await > 0 {
-            self.deliver_journaled(&mut batch).await;
+impl Known {
+    fn fast(envelope: Envelope, extras: Extras) -> Self {
+        Self {
+            args: envelope.args.unwrap_or_default(),
+            policy: envelope.policy,
+            at_most_once: envelope.delivery == DeliveryPolicy::AtMostOnce,
+            follows: envelope.follows,
+            fire: envelope.fire,
+            traceparent: envelope.traceparent,
+            attempt: 0,
+            // What cannot be read is told to the handler when it asks for it.
+            checkpoint: extras.checkpoint.map(|state| serde_json::from_slice(&state).unwrap_or_default()),
+            called_back: extras.callback,
         }
     }
 
-    async fn deliver_journaled(&self, batch: &mut Vec<Claimed>) {
+    fn journaled(mut row: StartRow) -> Self {
+        let missed = row.missed;
+        let fire = |(schedule_id, fire_at)| Fire { schedule_id, fire_at, missed };
+        Self {
+            called_back: row.take_callback(),
+            args: row.args.0,
+            policy: row.policy.map_or_else(PolicyOverride::default, |policy| policy.0),
+            at_most_once: row.at_most_once,
+            attempt: u32::try_from(row.attempt).unwrap_or(0),
+            checkpoint: row.checkpoint,
+            follows: row.follows.map(BatchId),
+            fire: row.schedule_id.zip(row.fire_at).map(fire),
+            traceparent: row.traceparent,
+        }
+    }
+}
+
+impl Preparer {
+    /// Delivers a fast job for which nothing more waits.
+    pub(crate) fn deliver_fast(&self, claimed: Claimed) {
+        self.deliver_with(claimed, Extras::default());
+    }
+
+    /// Delivers what must be asked about first, batch by batch, until the hub ends: journaled jobs are checked against their
+    /// rows, and for fast ones Redis is asked what waits for them.
+    pub(crate) async fn run(self, mut claims: mpsc::UnboundedReceiver<Claimed>) {
+        let mut batch = Vec::new();
+        while claims.recv_many(&mut batch, 500).await > 0 {
+            let (fast, journaled) = batch.drain(..).partition(|claimed| claimed.claim.member.generation.is_none());
+            tokio::join!(self.deliver_journaled(journaled), self.deliver_waiting(fast));
+        }
+    }
+
+    async fn deliver_waiting(&self, claims: Vec<Claimed>) {
+        let deliver = async |claimed: Claimed| match self.store.extras(&self.queue, claimed.claim.member).await {
+            Ok(extras) => self.deliver_with(claimed, extras),
+            Err(error) => {
+                tracing::warn!(job_id = %claimed.claim.member.id, %error, "put off: what waits for it is not known");
+                claimed.lease.finish(Finish::Snooze { delay: moment() });
+            }
+        };
+        stream::iter(claims).for_each_concurrent(ASKED_AT_A_TIME, deliver).await;
+    }
+
+    async fn deliver_journaled(&self, batch: Vec<Claimed>) {
+        if batch.is_empty() {
+            return;
+        }
         let members: Vec<_> = batch.iter().map(|claimed| claimed.claim.member).collect();
         match patiently(journal::start_check(&self.database, &members)).await {
             Ok(mut rows) => {
-                for claimed in batch.drain(..) {
+                for claimed in batch {
                     match rows.remove(&claimed.claim.member) {
-                        Some(row) => self.deliver(claimed, Some(row)),
+                        Some(row) => self.deliver_row(claimed, row).await,
                         None => {
                             self.metrics.ghosts.with_label_values(&[self.queue.as_str()]).inc();
                             tracing::info!(job_id = %claimed.claim.member.id, "its journal row is gone: acknowledged unrun");
@@ -78,60 +156,80 @@ impl Preparer {
                 if self.journal_ok.swap(false, Ordering::AcqRel) {
                     tracing::warn!(queue = %self.queue, %error, "Postgres does not answer: journaled jobs wait");
                 }
-                for claimed in batch.drain(..) {
-                    let delay = Duration::from_millis(rand::rng().random_range(500..1500));
-                    claimed.lease.finish(Finish::Snooze { delay });
+                for claimed in batch {
+                    claimed.lease.finish(Finish::Snooze { delay: moment() });
                 }
             }
         }
     }
 
-    fn deliver(&self, claimed: Claimed, row: Option<StartRow>) {
-        let Claimed { claim, lease, now } = claimed;
-        let envelope = match claim.envelope {
-            Ok(envelope) => envelope,
-            Err(error) => {
-                self.metrics.failed.with_label_values(&[self.queue.as_str(), "unknown", "unreadable"]).inc();
-                tracing::warn!(job_id = %claim.member.id, %error, "given back for a program that can read it");
-                return lease.finish(Finish::Snooze { delay: UNREADABLE_SNOOZE });
+    fn deliver_with(&self, mut claimed: Claimed, extras: Extras) {
+        match self.known_kind(&mut claimed.claim) {
+            Ok((envelope, handler)) => {
+                let tenant = envelope.lane.tenant.clone();
+                self.deliver(claimed, tenant, Known::fast(envelope, extras), handler);
             }
-        };
-        let Some(handler) = self.registry.get(&envelope.lane.kind) else {
-            self.metrics.failed.with_label_values(&[self.queue.as_str(), "unknown", "unknown_kind"]).inc();
-            tracing::warn!(job_id = %claim.member.id, kind = %envelope.lane.kind, "no handler here: given back");
-            return lease.finish(Finish::Snooze { delay: unknown_kind_delay(&envelope, now) });
-        };
-        let attempt = claim.attempt;
-        let lane = envelope.lane;
-        let (args, overrides, attempt, checkpoint, fire, traceparent) = match row {
-            Some(row) => {
-                let fire = row.schedule_id.zip(row.fire_at).map(|(schedule_id, fire_at)| Fire {
-                    schedule_id,
-                    fire_at,
-                    missed: row.missed,
+            Err(unknown) => {
+                let claim = &claimed.claim;
+                claimed.lease.finish(match self.fate(&unknown, claim, claim.enqueued_at, claimed.now) {
+                    Fate::Wait(delay) => Finish::Snooze { delay },
+                    Fate::Dead(error) => Finish::Bury { error },
                 });
-                let overrides = row.policy.map_or_else(PolicyOverride::default, |policy| policy.0);
-                // After a wipe the journal remembers more attempts than Redis; else Redis does.
-                let attempt = attempt.max(u32::try_from(row.attempt).unwrap_or(0));
-                (row.args.0, overrides, attempt, row.checkpoint, fire, row.traceparent)
             }
-            None => {
-                let args = envelope.args.unwrap_or_default();
-                (args, envelope.policy, attempt, None, envelope.fire, envelope.traceparent)
+        }
+    }
+
+    async fn deliver_row(&self, mut claimed: Claimed, row: StartRow) {
+        match self.known_kind(&mut claimed.claim) {
+            Ok((envelope, handler)) => self.deliver(claimed, envelope.lane.tenant, Known::journaled(row), handler),
+            Err(unknown) => {
+                let claim = &claimed.claim;
+                claimed.lease.finish(match self.fate(&unknown, claim, row.enqueued_at, claimed.now) {
+                    Fate::Wait(delay) => Finish::Snooze { delay },
+                    Fate::Dead(error) => unknown.close(&self.database, claim.member, &error).await,
+                });
             }
-        };
+        }
+    }
+
+    /// What the job is, with its handler.
+    fn known_kind(&self, claim: &mut Claim) -> Result<(Envelope, KindHandler), Unknown> {
+        let taken = Err(StoreError::Unreadable("a job"));
+        let envelope = std::mem::replace(&mut claim.envelope, taken).map_err(Unknown::Version)?;
+        match self.registry.get(&envelope.lane.kind) {
+            Some(handler) => Ok((envelope, handler)),
+            None => Err(Unknown::Kind(envelope.lane.kind)),
+        }
+    }
+
+    fn fate(&self, unknown: &Unknown, claim: &Claim, enqueued: DateTime<Utc>, now: DateTime<Utc>) -> Fate {
+        unknown.report(claim, &self.metrics, self.queue.as_str());
+        unknown.fate(claim.attempt, enqueued, now, self.unknown_after)
+    }
+
+    fn deliver(&self, claimed: Claimed, tenant: Option<Tenant>, known: Known, handler: KindHandler) {
+        let Claimed { claim, lease, now, holder } = claimed;
+        let mut policy = known.policy.apply(handler.info().policy);
+        if known.at_most_once {
+            // As it was enqueued; a kind may say otherwise since.
+            policy.delivery = DeliveryPolicy::AtMostOnce;
+        }
         let delivery = Delivery {
             lease,
-            args,
-            tenant: lane.tenant,
-            attempt: attempt.saturating_add(1),
-            policy: overrides.apply(handler.info().policy),
-            keep_result: overrides.keep_result,
-            fire,
-            traceparent,
-            checkpoint,
+            args: known.args,
+            tenant,
+            // After a wipe the journal remembers more attempts than Redis; else Redis does.
+            attempt: claim.attempt.max(known.attempt).saturating_add(1),
+            policy,
+            keep_result: known.policy.keep_result,
+            fire: known.fire,
+            traceparent: known.traceparent,
+            checkpoint: known.checkpoint,
+            called_back: known.called_back,
+            follows: known.follows,
             waited: (now - claim.ready_at).to_std().unwrap_or_default(),
             handler,
+            holder,
         };
         // There is room: deliveries are bounded by slots. A closed channel is a worker that ended; the lease goes back.
         if let Err(error) = self.deliveries.try_send(delivery) {
@@ -140,9 +238,7 @@ impl Preparer {
     }
 }
 
-/// A job of a kind that nobody here knows waits for a program that does: as long as it has waited already, at least 5 s, at
-/// most 10 minutes.
-fn unknown_kind_delay(envelope: &Envelope, now: DateTime<Utc>) -> Duration {
-    let age_ms = now.timestamp_millis().saturating_sub(i64::try_from(envelope.enqueued_ms).unwrap_or(i64::MAX));
-    Duration::from_millis(u64::try_from(age_ms).unwrap_or(0)).clamp(Duration::from_secs(5), Duration::from_secs(600))
+/// A job that cannot be judged now is claimed again soon, but not at once.
+fn moment() -> Duration {
+    Duration::from_millis(rand::rng().random_range(500..1500))
 }

@@ -13,11 +13,13 @@ use crate::{
     Config, Registry, adapter,
     clock::RedisClock,
     complete::Completer,
+    config::Served,
     execute::Executor,
     hub::{Hub, HubParts},
     mirror,
     prepare::Preparer,
     probe,
+    share::Portion,
 };
 
 /// What a worker needs from outside.
@@ -54,28 +56,33 @@ pub async fn run(config: Config, deps: Deps, shutdown: Shutdown) -> anyhow::Resu
     let info = format!("{}:{}", hostname(), std::process::id());
     let (mut hubs, mut queues) = (Vec::new(), Vec::new());
     report_zeroes(&deps.metrics, &deps.handlers);
-    for (queue, concurrency) in served {
+    let weights: Vec<u32> = served.iter().map(|served| served.weight).collect();
+    for (served, portion) in served.into_iter().zip(Portion::divide(config.max_running, &weights)) {
+        let Served { queue, concurrency, weight: _ } = served;
         let (deliveries, rx) = mpsc::channel(concurrency);
-        let (journaled, claims) = mpsc::unbounded_channel();
+        let (claims, unprepared) = mpsc::unbounded_channel();
         let preparer = Preparer {
             queue: queue.clone(),
             registry: deps.handlers.clone(),
+            store: deps.store.clone(),
+            unknown_after: config.unknown_after,
             database: deps.database.clone(),
             metrics: deps.metrics.clone(),
             deliveries,
             journal_ok: Arc::clone(&journal_ok),
         };
-        tasks.spawn(preparer.clone().run(claims));
+        tasks.spawn(preparer.clone().run(unprepared));
         queues.push((queue.clone(), rx));
         hubs.push(Hub::new(HubParts {
             health: deps.health.part(format!("redis (queue {queue})")),
             queue,
             concurrency,
+            portion,
             // Hubs live on a runtime of their own.
             store: deps.store.detached(),
             grace: config.grace,
             preparer,
-            journaled,
+            claims,
             mirror: mirror.clone(),
             metrics: deps.metrics.clone(),
             clock: clock.clone(),
@@ -133,7 +140,7 @@ fn report_zeroes(metrics: &QueueMetrics, handlers: &Registry) {
         for counter in [&metrics.rescued, &metrics.leases_lost, &metrics.ghosts] {
             counter.with_label_values(&[queue]).inc_by(0);
         }
-        for outcome in ["complete", "retry", "snooze", "release", "cancel", "dead", "gone"] {
+        for outcome in ["complete", "retry", "snooze", "release", "park", "cancel", "dead", "gone"] {
             metrics.finished.with_label_values(&[queue, info.kind.as_str(), outcome]).inc_by(0);
         }
     }

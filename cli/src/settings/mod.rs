@@ -126,14 +126,17 @@ impl Loaded {
             Err(fault) => faults.push(fault),
         }
         faults.extend(range::faults(&self.settings).into_iter().map(|(name, expected)| self.refuse(name, expected)));
-        for (queue, jobs) in &worker.queues {
+        for (queue, slots) in &worker.queues {
             let name = format!("worker.queues.{queue}");
             let known = kinds::catalog().queues();
             if !known.contains(queue) {
                 let known: Vec<&str> = known.iter().map(QueueName::as_str).collect();
                 faults.push(self.refuse(&name, format!("is no queue of a known kind; those are {}", known.join(", "))));
-            } else if !(1..=windrow_worker::MAX_CONCURRENCY).contains(jobs) {
+            } else if !slots.concurrency.is_none_or(|jobs| (1..=windrow_worker::MAX_CONCURRENCY).contains(&jobs)) {
                 faults.push(self.refuse(&name, format!("must be 1 to {}", windrow_worker::MAX_CONCURRENCY)));
+            } else if !(1..=windrow_worker::MAX_WEIGHT).contains(&slots.weight) {
+                let name = format!("{name}.weight");
+                faults.push(self.refuse(&name, format!("must be 1 to {}", windrow_worker::MAX_WEIGHT)));
             }
         }
         if let Err(reason) = scheduler.services().validate() {

@@ -18,6 +18,7 @@ pub(super) fn faults(settings: &Settings) -> Vec<(&'static str, String)> {
         ("redis.lease", redis.lease, seconds(1), seconds(600)),
         ("database.acquire_timeout", database.acquire_timeout, MILLISECOND, seconds(600)),
         ("worker.grace", worker.grace, Duration::ZERO, DAY),
+        ("worker.unknown_after", worker.unknown_after, seconds(60), 365 * DAY),
         ("outward.connect_timeout", outward.connect_timeout, MILLISECOND, seconds(600)),
         ("outward.timeout", outward.timeout, MILLISECOND, seconds(3600)),
         ("fetch.parse_timeout", fetch.parse_timeout, MILLISECOND, seconds(3600)),
@@ -26,12 +27,13 @@ pub(super) fn faults(settings: &Settings) -> Vec<(&'static str, String)> {
     ];
     let wide = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
     let workers = wide(windrow_worker::MAX_CONCURRENCY);
-    let numbers: [(&str, u64, u64, u64); 20] = [
+    let numbers: [(&str, u64, u64, u64); 21] = [
         ("redis.rescue_limit", redis.rescue_limit.into(), 1, 255),
         ("redis.max_jobs", redis.max_jobs, 1, u64::MAX),
         ("redis.max_dead", redis.max_dead, 1, u64::MAX),
         ("database.max_connections", database.max_connections.into(), 1, 1000),
         ("worker.concurrency", wide(worker.concurrency), 1, workers),
+        ("worker.max_running", wide(worker.max_running), 0, 100 * workers),
         ("outward.max_body_bytes", wide(outward.max_body_bytes), 1, 1 << 30),
         ("outward.max_redirects", wide(outward.max_redirects), 0, 20),
         ("fetch.max_pages", fetch.max_pages.into(), 1, 10_000),

@@ -63,9 +63,10 @@ fn the_sample_file_holds_every_setting_with_its_default_and_a_line_of_meaning() 
 
 #[test]
 fn the_environment_covers_the_file_and_takes_the_type_that_the_setting_has() {
-    let file = "[worker]\nconcurrency = 3\ngrace = '1m'\n[worker.queues]\nfetch = 2\nscoring = 4";
+    let file = "[worker]\nconcurrency = 3\ngrace = '1m'\n[worker.queues]\nfetch = 2\nscoring = { concurrency = 4, weight = 2 }";
     let variables = [
         ("WINDROW_WORKER__QUEUES__FETCH", "8"),
+        ("WINDROW_WORKER__QUEUES__IMPORT__WEIGHT", "3"),
         ("WINDROW_WORKER__GRACE", "2m 30s"),
         ("WINDROW_REDIS_URL", "redis://a"),
         ("WINDROW_DATABASE__URL", "postgres://b"),
@@ -82,8 +83,8 @@ fn the_environment_covers_the_file_and_takes_the_type_that_the_setting_has() {
     ];
     let Settings { redis, database, worker, api, log, outward, import, .. } = load(file, &variables).unwrap().settings;
     assert_eq!((worker.concurrency, worker.grace), (3, Duration::from_secs(150)));
-    let queues: Vec<_> = worker.queues.iter().map(|(queue, number)| (queue.as_str(), *number)).collect();
-    assert_eq!(queues, [("fetch", 8), ("scoring", 4)]);
+    let queues = worker.queues.iter().map(|(queue, slots)| (queue.as_str(), slots.concurrency, slots.weight));
+    assert_eq!(queues.collect::<Vec<_>>(), [("fetch", Some(8), 1), ("import", None, 3), ("scoring", Some(4), 2)]);
     assert_eq!((&*redis.url, &*database.url, database.max_connections), ("redis://a", "postgres://b", 20));
     assert_eq!(outward.allow_networks, ["127.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()]);
     assert_eq!((api.open, api.listen.port(), &*api.keys[0].name), (true, 80, "a"));
@@ -236,6 +237,10 @@ fn what_is_missing_or_cannot_stand_is_named_with_what_to_do() {
             "worker.queues.none (windrow.toml, line 6): is no queue of a known kind; those are fetch, import",
         ),
         ("[worker.queues]\nfetch = 0", "worker.queues.fetch (windrow.toml, line 6): must be 1 to 1000"),
+        (
+            "[worker.queues]\nfetch = { weight = 0 }",
+            "worker.queues.fetch.weight (windrow.toml, line 6): must be 1 to 1000",
+        ),
         ("[payments]\nbatch = 0", "payments.batch (windrow.toml, line 6): must be 1 to 10000"),
         ("[outward]\ntimeout = '0s'", "outward.timeout (windrow.toml, line 6): must be 1ms to 1h"),
         ("[scoring]\nmax_jobs = -1", "scoring.max_jobs (windrow.toml, line 6): must be 1 to 1000"),

@@ -41,6 +41,9 @@ async fn complete_all(pool: &sqlx::PgPool) -> usize {
             checkpoint: None,
             cancel: tokio_util::sync::CancellationToken::new(),
             database: pool.clone(),
+            called_back: None,
+            follows: None,
+            holder: None,
         });
         context.begin().await.unwrap().commit().await.unwrap();
     }

@@ -11,54 +11,55 @@
 //! stop -> no more claims; after the grace handlers are told; after two more seconds what is left is released -> bye
 //! ```
 
+mod drain;
 mod helper;
+mod request;
 mod table;
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use backon::{BackoffBuilder, ExponentialBuilder};
-use chrono::{DateTime, Utc};
+use prometheus::IntGauge;
 use tokio::{
     sync::{Notify, Semaphore, mpsc},
     time::{Instant, sleep, sleep_until},
 };
 use windrow_queue::{
-    QueueName,
+    Member, QueueName,
+    context::Holder,
     health::HealthPart,
     metrics::QueueMetrics,
     shutdown::Shutdown,
-    store::{Applied, Claim, Finish, Reply, Session, SessionId, Store, StoreError, Verdict},
+    store::{Applied, Session, SessionId, Store, StoreError},
 };
 
-use self::{helper::Helpers, table::Table};
+use self::{drain::Drain, helper::Helpers, table::Table};
 use crate::{
     clock::RedisClock,
-    execute::WIND_DOWN,
-    lease::Lease,
     prepare::{Claimed, Preparer},
+    share::Portion,
 };
 
-/// Bytes of envelopes that one answer may carry.
-const WANT_BYTES: usize = 4 * 1024 * 1024;
 /// Jobs that one request asks for, at most.
 const MAX_WANT: usize = 400;
-/// How long to wait when ready jobs are left that this process may not have.
-const UNSERVABLE_PAUSE: Duration = Duration::from_millis(250);
 
 /// What a hub is made of.
 pub(crate) struct HubParts {
     pub(crate) queue: QueueName,
     pub(crate) concurrency: usize,
+    /// Its part in the slots of the process.
+    pub(crate) portion: Portion,
     pub(crate) store: Store,
     pub(crate) grace: Duration,
     pub(crate) preparer: Preparer,
-    pub(crate) journaled: mpsc::UnboundedSender<Claimed>,
+    /// To the preparer, for what cannot be delivered at once.
+    pub(crate) claims: mpsc::UnboundedSender<Claimed>,
     pub(crate) mirror: mpsc::Sender<Applied>,
     pub(crate) metrics: QueueMetrics,
     pub(crate) clock: RedisClock,
@@ -78,6 +79,9 @@ pub(super) struct Signals {
     pub(super) mismatch: Notify,
     /// Slots are free: the waker may take a token.
     pub(super) idle: Notify,
+    /// Some of our jobs are to stop, namely these.
+    pub(super) cancel: Notify,
+    pub(super) cancelled: Mutex<Vec<Member>>,
     /// Leases that this process answers for, and the last answered request; for the heartbeat's comparison.
     pub(super) held: AtomicU64,
     pub(super) answered: AtomicU64,
@@ -98,17 +102,11 @@ pub(crate) struct Hub {
     /// a claim of this one. And the last one that this session had an answer to.
     n: u64,
     answered: u64,
+    /// The session, as handlers need to know it.
+    holder: Option<Arc<Holder>>,
+    /// Free and busy slots.
+    gauges: [IntGauge; 2],
     drain: Drain,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Drain {
-    No,
-    /// Running jobs may finish until then.
-    Until(Instant),
-    /// They were told; what is left then is released.
-    Told(Instant),
-    Released,
 }
 
 enum Ended {
@@ -120,7 +118,9 @@ enum Ended {
 impl Hub {
     pub(crate) fn new(parts: HubParts) -> Self {
         let (outcomes_tx, outcomes) = mpsc::unbounded_channel();
+        let gauge = |state| parts.metrics.slots.with_label_values(&[parts.queue.as_str(), state]);
         Self {
+            gauges: ["free", "busy"].map(gauge),
             slots: Arc::new(Semaphore::new(parts.concurrency)),
             parts,
             table: Table::default(),
@@ -130,6 +130,7 @@ impl Hub {
             may_claim: true,
             n: 0,
             answered: 0,
+            holder: None,
             drain: Drain::No,
         }
     }
@@ -163,6 +164,7 @@ impl Hub {
     /// Opens a session, waiting for Redis as long as it takes. `None`: told to stop meanwhile.
     async fn open(&mut self) -> Option<Arc<Session>> {
         (self.answered, self.may_claim) = (0, true);
+        drop(self.parts.portion.reserve(0));
         let mut delays = backoff();
         loop {
             if self.parts.shutdown.soft.is_cancelled() {
@@ -174,6 +176,8 @@ impl Hub {
                 Ok(session) => {
                     health.ok();
                     tracing::info!(%queue, session = ?session.id(), concurrency, "serving");
+                    let holder = Holder { store: self.parts.preparer.store.clone(), session: session.id().clone() };
+                    self.holder = Some(Arc::new(holder));
                     return Some(Arc::new(session));
                 }
                 Err(error) => self.unavailable(&error),
@@ -204,22 +208,29 @@ impl Hub {
             if self.drain != Drain::No && self.table.is_empty() {
                 return Ended::Drained;
             }
-            let want = if self.drain == Drain::No { self.slots.available_permits().min(MAX_WANT) } else { 0 };
-            if self.table.has_pending() || (want > 0 && self.may_claim && pause.is_none()) {
-                match self.request(session, want).await {
+            let room = if self.drain == Drain::No { self.slots.available_permits().min(MAX_WANT) } else { 0 };
+            let pending = self.table.has_pending();
+            let asks = pending || (self.may_claim && pause.is_none());
+            let slots = self.parts.portion.reserve(if asks { room } else { 0 });
+            if pending || slots.left() > 0 {
+                match self.request(session, slots).await {
                     Ok(paused) => pause = paused,
                     Err(ended) => return ended,
                 }
                 continue;
             }
-            if want > 0 && pause.is_none() {
+            drop(slots);
+            if room > 0 && !asks && pause.is_none() {
                 signals.idle.notify_one();
             }
             let deadline = self.drain_deadline();
             let shutdown = self.parts.shutdown.clone();
+            let portion = self.parts.portion.clone();
             tokio::select! {
                 Some(outcome) = self.outcomes.recv() => self.table.finished(outcome),
                 () = signals.wake.notified() => self.may_claim = true,
+                () = portion.turn() => {}
+                () = signals.cancel.notified() => self.stop_cancelled(),
                 () = signals.gone.notified() => return Ended::Gone,
                 () = signals.mismatch.notified() => {
                     if let Err(ended) = self.resync(session).await {
@@ -234,152 +245,13 @@ impl Hub {
         }
     }
 
-    fn drain_deadline(&self) -> Instant {
-        match self.drain {
-            Drain::Until(deadline) | Drain::Told(deadline) => deadline,
-            Drain::No | Drain::Released => Instant::now() + Duration::from_secs(3600),
-        }
-    }
-
-    fn drain_on(&mut self) {
-        match self.drain {
-            Drain::Until(_) => {
-                tracing::warn!(queue = %self.parts.queue, running = self.table.held(), "the grace is over");
-                self.table.stop_all();
-                self.drain = Drain::Told(Instant::now() + WIND_DOWN + Duration::from_millis(250));
+    /// Tells the handlers of cancelled jobs to stop.
+    fn stop_cancelled(&self) {
+        let cancelled = std::mem::take(&mut *self.signals.cancelled.lock().unwrap_or_else(PoisonError::into_inner));
+        for member in cancelled {
+            if self.table.cancel(member) {
+                tracing::info!(queue = %self.parts.queue, job_id = %member.id, "cancelled: its handler is told");
             }
-            Drain::Told(_) => {
-                self.table.release_all();
-                self.drain = Drain::Released;
-            }
-            Drain::No | Drain::Released => {}
-        }
-    }
-
-    /// One round trip. Answers until when there is nothing to claim for us, although jobs are ready.
-    async fn request(&mut self, session: &Arc<Session>, want: usize) -> Result<Option<Instant>, Ended> {
-        self.n += 1;
-        let batch = self.table.take_batch();
-        let journal_ok = self.parts.preparer.journal_ok.load(Ordering::Acquire);
-        let reply = session.finish_claim(self.n, self.answered, want, WANT_BYTES, journal_ok, &batch).await;
-        match reply {
-            Ok(Reply::Ok(reply)) => {
-                self.answered = self.n;
-                self.parts.health.ok();
-                self.parts.clock.saw(reply.now);
-                self.settle(&batch, &reply.verdicts);
-                self.table.answered(batch);
-                let got = reply.claims.len();
-                // Fewer than we wanted and none left: the next one comes with a wake-up.
-                self.may_claim = reply.more;
-                for claim in reply.claims {
-                    self.deliver(claim, reply.now);
-                }
-                let unservable = reply.more && want > 0 && got == 0;
-                Ok(unservable.then(|| Instant::now() + UNSERVABLE_PAUSE))
-            }
-            Ok(Reply::Gone) => {
-                // Their jobs are lost like those that still run, and are counted with them.
-                self.table.unanswered(batch);
-                Err(Ended::Gone)
-            }
-            Ok(Reply::Stale | Reply::Rollback) => {
-                tracing::warn!(queue = %self.parts.queue, "Redis and this session disagree");
-                self.table.unanswered(batch);
-                self.resync(session).await.map(|()| None)
-            }
-            Err(error) => {
-                self.unavailable(&error);
-                self.table.unanswered(batch);
-                self.resync(session).await.map(|()| None)
-            }
-        }
-    }
-
-    /// Tells Redis what really runs here until it agrees. Handlers go on meanwhile: silence is no reason to stop them.
-    async fn resync(&mut self, session: &Arc<Session>) -> Result<(), Ended> {
-        let mut delays = backoff();
-        let mut give_up = None;
-        loop {
-            while let Ok(outcome) = self.outcomes.try_recv() {
-                self.table.finished(outcome);
-            }
-            self.n += 1;
-            let replay = self.table.replay();
-            match session.sync(self.n, &self.table.running(), &replay).await {
-                Ok(Reply::Ok(reply)) => {
-                    self.answered = self.n;
-                    self.parts.health.ok();
-                    self.settle(&replay, &reply.verdicts);
-                    self.table.synced();
-                    let lost = reply.lost.iter().filter(|member| self.table.lose(**member)).count();
-                    self.parts.metrics.leases_lost.with_label_values(&[self.parts.queue.as_str()]).inc_by(lost as u64);
-                    tracing::info!(
-                        queue = %self.parts.queue, replayed = replay.len(), given_back = reply.given_back, lost, "in agreement with Redis"
-                    );
-                    self.may_claim = true;
-                    if !reply.more {
-                        return Ok(());
-                    }
-                }
-                Ok(Reply::Gone) => return Err(Ended::Gone),
-                Ok(Reply::Stale | Reply::Rollback) => {}
-                Err(error) => {
-                    self.unavailable(&error);
-                    // While Redis is away, a process that was told to stop waits for it no longer than its grace.
-                    if self.parts.shutdown.soft.is_cancelled() {
-                        let give_up = *give_up.get_or_insert_with(|| Instant::now() + self.parts.grace);
-                        if Instant::now() >= give_up {
-                            tracing::warn!(queue = %self.parts.queue, "Redis stayed away: what ran here is rescued by others");
-                            return Err(Ended::Killed);
-                        }
-                    }
-                    tokio::select! {
-                        () = sleep(delays.next().unwrap_or(MAX_DELAY)) => {}
-                        () = self.parts.shutdown.hard.cancelled() => return Err(Ended::Killed),
-                    }
-                }
-            }
-        }
-    }
-
-    fn settle(&self, batch: &[Applied], verdicts: &[Verdict]) {
-        for (outcome, verdict) in batch.iter().zip(verdicts) {
-            match verdict {
-                Verdict::Applied => {
-                    if outcome.member.generation.is_some()
-                        && matches!(outcome.finish, Finish::Retry { .. } | Finish::Snooze { .. })
-                    {
-                        // Postgres is behind: without a mirror the retry still stands in Redis.
-                        if self.parts.mirror.try_send(outcome.clone()).is_err() {
-                            tracing::debug!(job_id = %outcome.member.id, "not mirrored");
-                        }
-                    }
-                }
-                Verdict::Already => {}
-                Verdict::NotYours => {
-                    self.parts.metrics.leases_lost.with_label_values(&[self.parts.queue.as_str()]).inc();
-                    tracing::warn!(job_id = %outcome.member.id, "it was somebody else's already: its outcome does not count");
-                }
-            }
-        }
-    }
-
-    fn deliver(&mut self, claim: Claim, now: DateTime<Utc>) {
-        // The hub alone takes permits, and asked for no more than were free.
-        let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() else {
-            tracing::error!(job_id = %claim.member.id, "claimed without a free slot; it is given back by the next sync");
-            self.signals.mismatch.notify_one();
-            return;
-        };
-        let lease = Lease::new(claim.member, claim.claim_no, self.outcomes_tx.clone(), slot);
-        self.table.claimed(&lease);
-        let claimed = Claimed { claim, lease, now };
-        if claimed.claim.member.generation.is_none() {
-            self.parts.preparer.deliver_fast(claimed);
-        } else if let Err(error) = self.parts.journaled.send(claimed) {
-            // The role is ending; the lease in the error gives the job back.
-            drop(error);
         }
     }
 
@@ -390,12 +262,9 @@ impl Hub {
         let free = self.slots.available_permits();
         let open = if self.drain == Drain::No { free } else { 0 };
         self.signals.free.store(open as u64, Ordering::Release);
-        let queue = self.parts.queue.as_str();
-        let gauge = |state, value: usize| {
-            self.parts.metrics.slots.with_label_values(&[queue, state]).set(i64::try_from(value).unwrap_or(i64::MAX));
-        };
-        gauge("free", free);
-        gauge("busy", self.parts.concurrency.saturating_sub(free));
+        for (gauge, value) in self.gauges.iter().zip([free, self.parts.concurrency.saturating_sub(free)]) {
+            gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        }
     }
 
     fn unavailable(&self, error: &StoreError) {

@@ -9,7 +9,7 @@ use std::{
 use tokio::time::Instant;
 use windrow_queue::{
     Member,
-    store::{Applied, Finish, MAX_OUTCOMES},
+    store::{Applied, MAX_OUTCOMES},
 };
 
 use crate::lease::{Control, Lease, StopReason};
@@ -116,6 +116,15 @@ impl Table {
         lost.is_some()
     }
 
+    /// Somebody asked for this job to stop. False: it does not run here any more.
+    pub(super) fn cancel(&self, member: Member) -> bool {
+        let running = self.running.get(&member);
+        if let Some(running) = running {
+            running.control.stop(StopReason::Cancelled);
+        }
+        running.is_some()
+    }
+
     /// The session is doomed: nothing is ours any more. Returns how many jobs were in work.
     pub(super) fn lose_all(&mut self) -> usize {
         let lost = self.held();
@@ -133,11 +142,11 @@ impl Table {
         }
     }
 
-    /// Gives back what did not end in time, whatever its handler still does.
+    /// Gives back what did not end in time, whatever its handler still does; what must not start again is buried.
     pub(super) fn release_all(&mut self) {
         for (member, running) in self.running.drain() {
             running.control.stop(StopReason::Lost);
-            let finish = Finish::Release;
+            let finish = running.control.unfinished();
             self.pending.push_back(Applied { member, claim_no: running.claim_no, finish });
         }
     }
@@ -146,11 +155,17 @@ impl Table {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{lease::Slot, share::Portion};
     use tokio::sync::{Semaphore, mpsc};
-    use windrow_queue::JobId;
+    use windrow_queue::{JobId, store::Finish};
+
+    fn slot(slots: &Arc<Semaphore>) -> Slot {
+        let own = Arc::clone(slots).try_acquire_owned().expect("it is free");
+        Slot::new(own, Portion::divide(0, &[1])[0].reserve(1).take().expect("there is no bound"))
+    }
 
     fn lease(claim_no: u64, outcomes: &mpsc::UnboundedSender<Applied>) -> Lease {
-        let slot = Arc::new(Semaphore::new(1)).try_acquire_owned().expect("it is free");
+        let slot = slot(&Arc::new(Semaphore::new(1)));
         Lease::new(Member::fast(JobId::new()), claim_no, outcomes.clone(), slot)
     }
 
@@ -173,12 +188,46 @@ mod tests {
     }
 
     #[test]
+    fn a_job_that_must_not_start_again_does_not_go_back_however_it_is_dropped() {
+        let (tx, mut rx) = mpsc::unbounded_channel();
+        let mut table = Table::default();
+        let (dropped, left) = (lease(1, &tx), lease(2, &tx));
+        for lease in [&dropped, &left] {
+            table.claimed(lease);
+            lease.control().must_not_start_again(Finish::Gone);
+        }
+        drop(dropped);
+        assert!(matches!(rx.try_recv().expect("the drop was told").finish, Finish::Gone));
+        table.release_all();
+        assert!(table.take_batch().iter().all(|outcome| matches!(outcome.finish, Finish::Gone)));
+    }
+
+    #[test]
+    fn the_gravest_reason_to_stop_is_the_one_that_counts() {
+        let (tx, _rx) = mpsc::unbounded_channel();
+        let mut table = Table::default();
+        let lease = lease(1, &tx);
+        table.claimed(&lease);
+        for (reason, counts) in [
+            (StopReason::Shutdown, StopReason::Shutdown),
+            (StopReason::Cancelled, StopReason::Cancelled),
+            (StopReason::Shutdown, StopReason::Cancelled),
+            (StopReason::Lost, StopReason::Lost),
+            (StopReason::Cancelled, StopReason::Lost),
+        ] {
+            lease.control().stop(reason);
+            assert_eq!(lease.control().reason(), counts);
+        }
+        assert!(table.cancel(lease.member()) && table.lose(lease.member()));
+        assert!(!table.cancel(lease.member()), "it is no longer here");
+    }
+
+    #[test]
     fn a_slot_is_free_when_the_hub_hears_of_the_outcome() {
         let (tx, mut rx) = mpsc::unbounded_channel();
         let slots = Arc::new(Semaphore::new(1));
-        let slot = || Arc::clone(&slots).try_acquire_owned().expect("it is free");
         // The lease itself is still there: what frees the slot is the telling.
-        let mut lease = Lease::new(Member::fast(JobId::new()), 1, tx.clone(), slot());
+        let mut lease = Lease::new(Member::fast(JobId::new()), 1, tx.clone(), slot(&slots));
         lease.tell(Finish::Gone);
         assert!(rx.try_recv().is_ok());
         assert_eq!(slots.available_permits(), 1);
