@@ -141,6 +141,20 @@ impl RedisCluster {
         self.owner(slot)
     }
 
+    /// A replica of this node.
+    pub fn replica_of(&self, master: &RedisServer) -> Result<&RedisServer, Error> {
+        let port = master.port().to_string();
+        for node in self.nodes.iter().filter(|node| node.pid().is_some()) {
+            let role = node.command(&["ROLE"])?;
+            if role.list().first().map(Reply::text).as_deref() == Some("slave")
+                && role.list().get(2) == Some(&Reply::Number(master.port().into()))
+            {
+                return Ok(node);
+            }
+        }
+        Err(refused("ROLE", format!("no replica of the node on port {port}")))
+    }
+
     fn id(&self, node: &RedisServer) -> Result<String, Error> {
         Ok(cluster_command(node, &["MYID"])?.text())
     }

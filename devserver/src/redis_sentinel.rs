@@ -160,6 +160,17 @@ impl SentinelGroup {
         Err(failed)
     }
 
+    /// Waits until the replicas that run have everything that the master was told until now.
+    pub fn until_replicated(&self) -> Result<(), Error> {
+        let master = self.master()?;
+        let told = offset(master, "master_repl_offset")?;
+        let replicas = self.servers.iter().filter(|server| server.port() != master.port() && server.pid().is_some());
+        for replica in replicas {
+            settle("a replica has the master's data", || Ok(offset(replica, "slave_repl_offset")? >= told))?;
+        }
+        Ok(())
+    }
+
     /// Waits until the Sentinels name another master than this one, and it takes writes.
     pub fn until_failed_over(&self, from: &RedisServer) -> Result<&RedisServer, Error> {
         settle("another server is the master", || {
@@ -260,6 +271,12 @@ impl SentinelServer {
 
 fn is_replicating(replica: &RedisServer) -> Result<bool, Error> {
     Ok(replica.command(&["INFO", "replication"])?.text().contains("master_link_status:up"))
+}
+
+fn offset(server: &RedisServer, name: &str) -> Result<u64, Error> {
+    let info = server.command(&["INFO", "replication"])?.text();
+    let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    Ok(line.and_then(|value| value.trim().parse().ok()).unwrap_or_default())
 }
 
 /// A field of an answer that lists names and values in turn.

@@ -1,11 +1,12 @@
-//! Redis: version, and whether it keeps what it was given.
+//! Redis: version, whether it keeps what it was given, and how its servers are arranged.
 
-use windrow_queue::store::{MIN_REDIS, ServerInfo, Store, StoreError};
+use windrow_queue::store::{Layout, MIN_REDIS, QueuePlace, ServerInfo, Store, StoreError};
 
-use super::finding::{Finding, Looked};
+use super::finding::{Finding, Level, Looked};
 use crate::{context::Context, kinds};
 
 const PART: &str = "redis";
+const START: &str = "start Redis, or correct redis.url (address, password, TLS) and what stands beside it";
 
 pub(super) async fn check(context: &Context) -> Looked {
     let store = match context.store() {
@@ -16,15 +17,22 @@ pub(super) async fn check(context: &Context) -> Looked {
         }
         Err(error) => return Finding::error(PART, format!("{error:#}"), "correct the setting").into(),
     };
-    match store.server().await {
-        Ok(server) => {
-            let mut findings = judge(&server);
+    let queues = kinds::catalog().queues();
+    match store.servers().await {
+        Ok(servers) => {
+            let mut findings = match &servers[..] {
+                [(_, server)] => judge(server),
+                servers => judge_all(servers),
+            };
+            match store.layout(&queues).await {
+                Ok(layout) => findings.extend(arrangement(&layout, servers.iter().any(|(_, server)| server.cluster))),
+                Err(error) => findings.push(Finding::error(PART, error.to_string(), START)),
+            }
             findings.extend(rights(&store).await);
-            Looked { findings, clock: Some(server.time_us) }
+            Looked { findings, clock: servers.first().map(|(_, server)| server.time_us) }
         }
-        Err(error @ StoreError::Unavailable(_)) => {
-            Finding::error(PART, error.to_string(), "start Redis, or correct redis.url (address, password, TLS)").into()
-        }
+        Err(error @ StoreError::Unavailable(_)) => Finding::error(PART, error.to_string(), START).into(),
+        Err(error @ StoreError::Config { .. }) => Finding::error(PART, error.to_string(), "correct the setting").into(),
         Err(error) => match store.ping().await {
             Ok(()) => Looked { findings: hidden(&error), clock: None },
             Err(error) => Finding::error(PART, error.to_string(), "correct redis.url (user, password)").into(),
@@ -78,17 +86,90 @@ fn judge(server: &ServerInfo) -> Vec<Finding> {
             "wait; jobs are taken and run after that",
         ));
     }
-    if server.cluster {
-        findings.push(Finding::error(
-            PART,
-            "it is a node of a Redis Cluster, which this version does not talk to",
-            "use a single Redis, with a replica if you like",
-        ));
-    }
     findings.push(eviction(server.maxmemory_policy.as_deref()));
     findings.push(append_only(server.appendonly));
     findings.extend(memory(server));
     findings
+}
+
+/// Of several servers, what is wrong with each.
+fn judge_all(servers: &[(String, ServerInfo)]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (address, server) in servers {
+        for finding in judge(server).into_iter().filter(|finding| finding.level != Level::Ok) {
+            findings.push(Finding { found: format!("{address}: {}", finding.found), ..finding });
+        }
+    }
+    if findings.is_empty() {
+        let version = servers.first().map(|(_, server)| &*server.version).unwrap_or_default();
+        findings.push(Finding::ok(PART, format!("{} masters answer, Redis {version}", servers.len())));
+    }
+    findings
+}
+
+fn arrangement(layout: &Layout, is_cluster: bool) -> Vec<Finding> {
+    match layout {
+        Layout::Single if is_cluster => vec![Finding::error(
+            PART,
+            "it is a node of a Redis Cluster, and redis.cluster is not set: only queues that happen to be on it work",
+            "set redis.cluster = true, and name more nodes in redis.nodes",
+        )],
+        Layout::Single => Vec::new(),
+        Layout::Sentinel { name, master, replicas, sentinels, failing } => {
+            let count = replicas.map_or_else(|| "an unknown number of".to_owned(), |count| count.to_string());
+            let found = format!("Sentinels say that {name:?} is {master}, which has {count} replicas");
+            let mut findings = vec![if *replicas == Some(0) {
+                Finding::warning(PART, found, "start a replica: nobody could take over from this master")
+            } else {
+                Finding::ok(PART, found)
+            }];
+            if *sentinels == 1 {
+                findings.push(Finding::warning(
+                    PART,
+                    "the settings name one Sentinel: while it is away, nobody says where Redis is",
+                    "name the others in redis.nodes",
+                ));
+            }
+            findings.extend(failing.iter().map(|(address, reason)| {
+                let found = format!("the Sentinel {address} would take no part in a failover: {reason}");
+                Finding::warning(PART, found, "see to it: most of the Sentinels must agree before a replica takes over")
+            }));
+            findings
+        }
+        Layout::Cluster { masters, failing, queues } => {
+            let places: Vec<String> = queues.iter().map(place).collect();
+            let found = format!("Redis Cluster of {masters} masters; {}", places.join(", "));
+            let is_whole = queues.iter().all(|place| place.node.is_some());
+            let mut findings = vec![if is_whole {
+                Finding::ok(PART, found)
+            } else {
+                Finding::error(
+                    PART,
+                    found,
+                    "give each slot to a node: CLUSTER ADDSLOTS, or redis-cli --cluster fix HOST:PORT",
+                )
+            }];
+            findings.extend(failing.iter().map(|(address, reason)| {
+                let found = format!("{address}: {reason}");
+                Finding::error(
+                    PART,
+                    found,
+                    "look at CLUSTER NODES there: a slot without an owner, or a node that is away",
+                )
+            }));
+            findings.extend(queues.iter().filter(|place| place.moving).map(|place| {
+                let found = format!("queue {} waits: its slot {} is being moved", place.queue, place.slot);
+                let advice = "if nobody is moving it any more, finish it: redis-cli --cluster fix HOST:PORT";
+                Finding::warning(PART, found, advice)
+            }));
+            findings
+        }
+    }
+}
+
+fn place(place: &QueuePlace) -> String {
+    let node = place.node.as_deref().unwrap_or("no node");
+    format!("queue {} in slot {} on {node}", place.queue, place.slot)
 }
 
 fn eviction(policy: Option<&str>) -> Finding {
@@ -141,7 +222,7 @@ fn memory(server: &ServerInfo) -> Option<Finding> {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::Level, *};
+    use super::*;
 
     fn server() -> ServerInfo {
         ServerInfo {
@@ -179,7 +260,6 @@ mod tests {
             (ServerInfo { appendonly: Some(false), ..server() }, Level::Warning, "appendonly is off"),
             (ServerInfo { appendonly: None, ..server() }, Level::Warning, "append-only"),
             (ServerInfo { loading: true, ..server() }, Level::Warning, "reading its data"),
-            (ServerInfo { cluster: true, ..server() }, Level::Error, "Cluster"),
             (ServerInfo { maxmemory: 0, ..server() }, Level::Warning, "maxmemory is not set"),
             (ServerInfo { used_memory: 95 << 20, ..server() }, Level::Warning, "95 of 100 MB"),
         ];
@@ -187,5 +267,50 @@ mod tests {
             let (found, text) = worst(&server);
             assert!(found == level && text.contains(words), "{found:?}: {text}, not {words}");
         }
+    }
+
+    fn sentinel(replicas: Option<usize>, sentinels: usize, failing: &[(&str, &str)]) -> Layout {
+        let failing = failing.iter().map(|(address, reason)| ((*address).into(), (*reason).into())).collect();
+        Layout::Sentinel { name: "jobs".into(), master: "a:1".into(), replicas, sentinels, failing }
+    }
+
+    fn cluster(moving: bool, node: Option<&str>, failing: &[(&str, &str)]) -> Layout {
+        let failing = failing.iter().map(|(address, reason)| ((*address).into(), (*reason).into())).collect();
+        let queue = windrow_queue::QueueName::from_static("fetch");
+        let queues = vec![QueuePlace { queue, slot: 1745, node: node.map(Into::into), moving }];
+        Layout::Cluster { masters: 3, failing, queues }
+    }
+
+    #[test]
+    fn each_arrangement_is_described_and_what_is_wrong_with_it_named() {
+        let cases = [
+            (Layout::Single, true, Level::Error, "redis.cluster is not set"),
+            (sentinel(Some(1), 3, &[]), false, Level::Ok, "\"jobs\" is a:1, which has 1 replicas"),
+            (sentinel(None, 3, &[]), false, Level::Ok, "an unknown number"),
+            (sentinel(Some(0), 3, &[]), false, Level::Warning, "has 0 replicas"),
+            (sentinel(Some(1), 1, &[]), false, Level::Warning, "one Sentinel"),
+            (sentinel(Some(1), 3, &[("b:2", "NOQUORUM")]), false, Level::Warning, "b:2 would take no part"),
+            (cluster(false, Some("c:3"), &[]), true, Level::Ok, "3 masters; queue fetch in slot 1745 on c:3"),
+            (cluster(true, Some("c:3"), &[]), true, Level::Warning, "slot 1745 is being moved"),
+            (cluster(false, None, &[]), true, Level::Error, "on no node"),
+            (cluster(false, Some("c:3"), &[("d:4", "not whole")]), true, Level::Error, "d:4: not whole"),
+        ];
+        for (layout, is_cluster, level, words) in cases {
+            let findings = arrangement(&layout, is_cluster);
+            let found = findings.iter().find(|finding| finding.found.contains(words));
+            assert_eq!(found.map(|finding| finding.level), Some(level), "{findings:?}");
+            assert!(findings.iter().all(|finding| finding.level == Level::Ok || finding.advice.is_some()));
+        }
+        assert!(arrangement(&Layout::Single, false).is_empty());
+    }
+
+    #[test]
+    fn of_several_servers_the_one_at_fault_is_named() {
+        let bad = ServerInfo { maxmemory_policy: Some("allkeys-lru".into()), ..server() };
+        let findings = judge_all(&[("a:1".into(), server()), ("b:2".into(), bad)]);
+        assert_eq!(findings.len(), 1, "{findings:?}");
+        assert!(findings[0].found.starts_with("b:2: maxmemory-policy is allkeys-lru"), "{findings:?}");
+        let findings = judge_all(&[("a:1".into(), server()), ("b:2".into(), server())]);
+        assert_eq!((findings[0].level, &*findings[0].found), (Level::Ok, "2 masters answer, Redis 7.0.15"));
     }
 }

@@ -12,7 +12,7 @@ use std::{
 use windrow_devserver::{ClusterOptions, RedisCluster, RedisServer};
 use windrow_queue::{
     JobId, Member, NewJob, QueueName,
-    store::{Applied, Claim, Config, Layout, Reply, Store, StoreError, Verdict, Waker},
+    store::{Applied, Beat, Claim, Config, Layout, Reply, Store, StoreError, Verdict, Waker},
 };
 
 use crate::support::*;
@@ -156,7 +156,7 @@ async fn a_slot_that_moved_is_found_by_the_next_try_of_producers_and_sessions_al
     let reply = ok(worker.session.sync(n, &running, &finish).await.unwrap());
     worker.prev_n = n;
     assert_eq!((reply.verdicts, reply.given_back, reply.lost), (vec![Verdict::Applied], 0, Vec::new()));
-    assert!(matches!(patiently(|| worker.session.heartbeat()).await, Reply::Ok((1, _))));
+    assert!(matches!(patiently(|| worker.session.heartbeat()).await, Reply::Ok(Beat { held: 1, .. })));
     worker.complete(&held[1..]).await;
     let done: HashSet<Member> = worker.drain().await.into_iter().collect();
     assert_eq!(done, members[2..].iter().chain(&more).copied().collect());
@@ -205,7 +205,7 @@ async fn while_a_slot_moves_every_script_is_refused_before_it_begins() {
     assert!(is_try_again(&store.tick(&queue).await.unwrap_err()));
     assert!(is_try_again(&store.counts(&queue).await.unwrap_err()));
     assert!(is_try_again(&store.enqueue(&[source.job(1)]).await.unwrap_err()), "no try of it was served");
-    assert!(is_try_again(&store.discard(&queue, JobId::new()).await.unwrap_err()));
+    assert!(is_try_again(&store.discard(&queue, &[JobId::new()]).await.unwrap_err()));
     assert_eq!(dump(&source).await, before, "nothing was half done");
     let Layout::Cluster { queues, .. } = store.layout(std::slice::from_ref(&queue)).await.unwrap() else { panic!() };
     assert!(queues[0].moving);
@@ -432,7 +432,7 @@ async fn when_a_node_is_killed_its_queue_goes_on_at_the_replica_and_the_others_n
     });
     beside.claim(1).await;
     let new = tokio::task::block_in_place(|| cluster.until_taken_over(slot, lost)).unwrap();
-    assert!(matches!(patiently(|| worker.session.heartbeat()).await, Reply::Ok((5, _))));
+    assert!(matches!(patiently(|| worker.session.heartbeat()).await, Reply::Ok(Beat { held: 5, .. })));
     let n = worker.next_n();
     let running: Vec<_> = held.iter().map(|claim| (claim.member, claim.claim_no)).collect();
     let reply = ok(patiently(|| worker.session.sync(n, &running, &[])).await);

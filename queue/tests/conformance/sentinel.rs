@@ -11,7 +11,7 @@ use tokio::{
 use windrow_devserver::{RedisServer, SentinelGroup, SentinelOptions};
 use windrow_queue::{
     Member, QueueName,
-    store::{Config, Layout, Reply, Store, StoreError, Verdict},
+    store::{Beat, Config, Layout, Reply, Store, StoreError, Verdict},
 };
 
 use crate::support::*;
@@ -62,7 +62,7 @@ async fn a_session_goes_on_after_its_master_was_killed_and_nothing_that_was_repl
     let started = Instant::now();
     let master = fail_over(&group);
     // The first to speak finds the connection broken; it is the heartbeat, so that the hub's request is the second.
-    assert!(matches!(patiently(|| worker.session.heartbeat()).await, Reply::Ok((6, _))));
+    assert!(matches!(patiently(|| worker.session.heartbeat()).await, Reply::Ok(Beat { held: 6, .. })));
     println!("the session was heard again {:?} after the master was killed", started.elapsed());
     let n = worker.next_n();
     let running: Vec<_> = first[4..].iter().map(|claim| (claim.member, claim.claim_no)).collect();

@@ -76,6 +76,11 @@ impl Rig {
         rig
     }
 
+    /// A queue that a store of the test's own uses, on the clock of the server that has it.
+    pub(crate) async fn around(store: &Store, queue: &QueueName, url: &str) -> Self {
+        Self { queue: queue.clone(), store: store.clone(), raw: connect(url).await, now: AtomicU64::new(0) }
+    }
+
     /// The same queue through another address, such as a proxy's.
     pub(crate) fn store_at(&self, url: &str) -> Store {
         let config = Config { url: url.to_owned(), ..Config::default() };
@@ -130,6 +135,11 @@ impl Rig {
 
     pub(crate) async fn pipe<T: FromRedisValue>(&self, pipe: &redis::Pipeline) -> T {
         pipe.query_async(&mut self.raw.clone()).await.unwrap()
+    }
+
+    /// The same for several commands, one of which may be refused.
+    pub(crate) async fn try_pipe<T: FromRedisValue>(&self, pipe: &redis::Pipeline) -> Result<T, redis::RedisError> {
+        pipe.query_async(&mut self.raw.clone()).await
     }
 
     pub(crate) fn job(&self, n: usize) -> NewJob {
