@@ -33,6 +33,12 @@ pub struct QueueMetrics {
     pub depth: IntGaugeVec,
     /// Seconds since the oldest ready job became ready. Take the maximum.
     pub oldest_ready: IntGaugeVec,
+    /// Bytes of the jobs that a queue holds. Take the maximum.
+    pub bytes: IntGaugeVec,
+    /// Lanes of a queue that wait for a limit, or are paused. Take the maximum.
+    pub lanes_waiting: IntGaugeVec,
+    /// Dead fast jobs that were dropped because they were too many or too old. Take the maximum.
+    pub dead_dropped: IntCounterVec,
     /// Slots of this process, by queue and whether they are busy.
     pub slots: IntGaugeVec,
     /// Jobs that went back because their worker was lost.
@@ -80,12 +86,27 @@ impl QueueMetrics {
             duration: seconds("windrow_job_duration_seconds", "How long an attempt ran.", &["queue", "kind"]),
             depth: gauge(
                 "windrow_queue_depth",
-                "Jobs by state (ready, scheduled, running, dead). Several processes export it: use max.",
+                "Jobs by state (ready, scheduled, running, parked, dead). Several processes export it: use max.",
                 &["queue", "state"],
             ),
             oldest_ready: gauge(
                 "windrow_queue_oldest_ready_seconds",
                 "Age of the oldest ready job. Several processes export it: use max.",
+                &["queue"],
+            ),
+            bytes: gauge(
+                "windrow_queue_bytes",
+                "Bytes of the jobs that stand, dead ones left out. Several processes export it: use max.",
+                &["queue"],
+            ),
+            lanes_waiting: gauge(
+                "windrow_queue_lanes_waiting",
+                "Lanes (band, tenant and kind) that wait for a limit or are paused. Several processes export it: use max.",
+                &["queue"],
+            ),
+            dead_dropped: counter(
+                "windrow_dead_dropped_total",
+                "Dead fast jobs dropped because they were too many or too old. Several processes export it: use max.",
                 &["queue"],
             ),
             slots: gauge("windrow_worker_slots", "Slots of this process, by state (free, busy).", &["queue", "state"]),

@@ -64,24 +64,37 @@ impl Gauges {
     }
 
     async fn read_queues(&self) -> anyhow::Result<()> {
-        let dead: Vec<(String, i64)> =
-            sqlx::query_as("SELECT queue, count(*) FROM job_closed WHERE state = 'dead' GROUP BY queue")
-                .fetch_all(&self.database)
-                .await?;
+        let journaled: Vec<(String, String, i64)> = sqlx::query_as(
+            "SELECT queue, 'dead', count(*) FROM job_closed
+             WHERE state = 'dead' AND (runs_until IS NULL OR runs_until <= now()) GROUP BY queue
+             UNION ALL
+             SELECT queue, 'parked', count(*) FROM job_journal WHERE state = 'parked' GROUP BY queue",
+        )
+        .fetch_all(&self.database)
+        .await?;
         for queue in &self.queues {
             let counts = self.store.counts(queue).await?;
-            let journaled = dead.iter().find(|(name, _)| name == queue.as_str()).map_or(0, |(_, dead)| *dead);
+            let in_postgres = |state: &str| {
+                journaled.iter().find(|row| row.0 == queue.as_str() && row.1 == state).map_or(0, |(_, _, count)| *count)
+            };
             let values = [
                 ("ready", gauge(counts.ready)),
                 ("scheduled", gauge(counts.scheduled)),
                 ("running", gauge(counts.running)),
-                ("dead", gauge(counts.dead).saturating_add(journaled)),
+                ("parked", gauge(counts.parked).saturating_add(in_postgres("parked"))),
+                ("dead", gauge(counts.dead).saturating_add(in_postgres("dead"))),
             ];
             for (state, value) in values {
                 self.queue_metrics.depth.with_label_values(&[queue.as_str(), state]).set(value);
             }
             let oldest = counts.oldest_ready.map_or(0, |age| gauge(age.as_secs()));
-            self.queue_metrics.oldest_ready.with_label_values(&[queue.as_str()]).set(oldest);
+            let labels = [queue.as_str()];
+            self.queue_metrics.oldest_ready.with_label_values(&labels).set(oldest);
+            self.queue_metrics.bytes.with_label_values(&labels).set(gauge(counts.bytes));
+            self.queue_metrics.lanes_waiting.with_label_values(&labels).set(gauge(counts.lanes_waiting));
+            // Redis has the sum; a wiped one begins anew, and this process goes on from where it was.
+            let dropped = self.queue_metrics.dead_dropped.with_label_values(&labels);
+            dropped.inc_by(counts.dead_dropped.saturating_sub(dropped.get()));
         }
         Ok(())
     }
