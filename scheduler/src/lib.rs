@@ -1,9 +1,10 @@
-//! The services that keep work moving: schedules are fired, journaled jobs relayed, due jobs promoted, lost ones put back,
-//! old records pruned, gauges read.
+//! The services that keep work moving: schedules are fired, journaled jobs relayed, due jobs promoted, lost ones put back, parks
+//! ended, batches followed up, old records pruned, gauges read.
 //!
 //! Each is a named [`service::Service`] in a file of its own, with one bounded batch a call. All of them may run in any number
 //! of processes at once: what must happen once is decided by a row lock or a script, not by a leader.
 
+pub mod batches;
 mod bury;
 pub mod cron;
 pub mod gauges;
@@ -14,6 +15,7 @@ pub mod reconciler;
 pub mod relay;
 pub mod schedule;
 pub mod service;
+pub mod unparker;
 pub mod vacuum;
 
 use std::{sync::Arc, time::Duration};
@@ -118,6 +120,8 @@ pub async fn run(config: Config, deps: Deps, shutdown: Shutdown) -> anyhow::Resu
         metrics.clone(),
     ));
     tasks.start(pruner::Pruner::new(config.pruner, pg(), metrics.clone()));
+    tasks.start(unparker::Unparker::new(pg(), metrics.clone()));
+    tasks.start(batches::Batches::new(pg(), metrics.clone()));
     tasks.start(vacuum::Vacuum::new(config.vacuum, pg()));
     tasks.start(reconciler::Reconciler::new(config.reconciler, pg(), store, queues, metrics.clone()));
     let cron = cron::Cron::new(config.cron, pg(), catalog.clone(), metrics);

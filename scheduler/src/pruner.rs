@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use sqlx::PgPool;
+use windrow_queue::job::IDEMPOTENCY_PERIOD;
 
 use crate::{
     metrics::Metrics,
@@ -15,6 +16,9 @@ const BATCH: i64 = 1000;
 /// An idempotency key is kept this much longer than promised, so that it never goes while its last request is answered.
 const SLACK: Duration = Duration::from_secs(3600);
 
+/// A callback that comes so long after its deadline is told that it is late; later ones, that nobody knows them.
+const KEEP_TOKENS: Duration = DAY;
+
 /// What is kept for how long.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -22,7 +26,7 @@ pub struct Config {
     /// Time between two rounds.
     #[serde(with = "humantime_serde")]
     pub period: Duration,
-    /// How long cancelled and discarded journaled jobs stay on record.
+    /// How long cancelled and discarded journaled jobs stay on record, and batches that are over or were never sealed.
     #[serde(with = "humantime_serde")]
     pub keep_closed: Duration,
     /// How long dead journaled jobs can be redriven.
@@ -76,7 +80,7 @@ impl Pruner {
         Self { config, database, metrics }
     }
 
-    async fn delete(&self, statement: &'static str, keep: Duration) -> Result<u64, sqlx::Error> {
+    async fn batch(&self, statement: &'static str, keep: Duration) -> Result<u64, sqlx::Error> {
         let done = sqlx::query(statement).bind(keep.as_secs_f64()).bind(BATCH).execute(&self.database).await?;
         Ok(done.rows_affected())
     }
@@ -87,37 +91,81 @@ impl Service for Pruner {
 
     async fn run_once(&mut self) -> anyhow::Result<Done> {
         let keys = self
-            .delete(
+            .batch(
                 "DELETE FROM job_idempotency WHERE digest IN (
-                     SELECT digest FROM job_idempotency WHERE expires_at < now() - make_interval(secs => $1)
+                     SELECT digest FROM job_idempotency i WHERE expires_at < now() - make_interval(secs => $1)
+                       AND NOT EXISTS (SELECT FROM job_journal j WHERE j.id = i.job_id)
                      ORDER BY expires_at LIMIT $2 FOR UPDATE SKIP LOCKED)",
                 SLACK,
             )
             .await?;
+        // A key of a job that stands is good for a day at least after the job is over. Each is looked at while it passes the mark;
+        // what was missed does not expire while its job stands, either.
+        let kept = "UPDATE job_idempotency SET expires_at = now() + make_interval(secs => $1) WHERE digest IN (
+                        SELECT digest FROM job_idempotency i
+                        WHERE expires_at BETWEEN now() + interval '1 day' - interval '10 min' AND now() + interval '1 day'
+                          AND EXISTS (SELECT FROM job_journal j WHERE j.id = i.job_id)
+                        ORDER BY expires_at LIMIT $2 FOR UPDATE SKIP LOCKED)";
+        let kept = self.batch(kept, IDEMPOTENCY_PERIOD).await?;
+        let periods = "DELETE FROM job_unique WHERE digest IN (
+                           SELECT digest FROM job_unique WHERE expires_at < now() - make_interval(secs => $1)
+                           ORDER BY expires_at LIMIT $2 FOR UPDATE SKIP LOCKED)";
+        let periods = self.batch(periods, SLACK).await?;
+        let tokens = "DELETE FROM job_callback WHERE token_hash IN (
+                          SELECT token_hash FROM job_callback WHERE deadline < now() - make_interval(secs => $1)
+                          ORDER BY deadline LIMIT $2 FOR UPDATE SKIP LOCKED)";
+        let tokens = self.batch(tokens, KEEP_TOKENS).await?;
+        let batches = "DELETE FROM job_batch WHERE id IN (
+                           SELECT id FROM job_batch
+                           WHERE opened_at < now() - make_interval(secs => $1)
+                             AND (sealed_at IS NULL OR fired_at < now() - make_interval(secs => $1))
+                           ORDER BY opened_at LIMIT $2 FOR UPDATE SKIP LOCKED)";
+        let batches = self.batch(batches, self.config.keep_closed).await?;
+        // Members of a batch that has not fired are counted when it does.
         let closed = "DELETE FROM job_closed WHERE id IN (
-                          SELECT id FROM job_closed
+                          SELECT id FROM job_closed c
                           WHERE state IN ('cancelled', 'discarded') AND closed_at < now() - make_interval(secs => $1)
+                            AND NOT EXISTS (SELECT FROM job_batch b WHERE b.id = c.batch_id AND b.fired_at IS NULL)
                           LIMIT $2 FOR UPDATE SKIP LOCKED)";
-        let closed = self.delete(closed, self.config.keep_closed).await?;
+        let closed = self.batch(closed, self.config.keep_closed).await?;
         let dead = "DELETE FROM job_closed WHERE id IN (
-                        SELECT id FROM job_closed
+                        SELECT id FROM job_closed c
                         WHERE state = 'dead' AND closed_at < now() - make_interval(secs => $1)
+                          AND NOT EXISTS (SELECT FROM job_batch b WHERE b.id = c.batch_id AND b.fired_at IS NULL)
                         LIMIT $2 FOR UPDATE SKIP LOCKED)";
-        let dead = self.delete(dead, self.config.keep_dead).await?;
+        let dead = self.batch(dead, self.config.keep_dead).await?;
         // A queued or unfinished fire keeps its record: it is written to once more.
         let fires = "DELETE FROM schedule_fire WHERE (schedule_id, fire_at) IN (
                          SELECT schedule_id, fire_at FROM schedule_fire
                          WHERE recorded_at < now() - make_interval(secs => $1)
                            AND outcome NOT IN ('queued', 'fanning')
                          ORDER BY recorded_at LIMIT $2 FOR UPDATE SKIP LOCKED)";
-        let fires = self.delete(fires, self.config.keep_fires).await?;
-        let counts = [("idempotency keys", keys), ("closed jobs", closed), ("dead jobs", dead), ("fires", fires)];
-        for (what, count) in
-            [("pruned_keys", keys), ("pruned_closed", closed), ("pruned_dead", dead), ("pruned_fires", fires)]
-        {
+        let fires = self.batch(fires, self.config.keep_fires).await?;
+        let counts = [
+            ("idempotency keys", keys),
+            ("unique keys", periods),
+            ("callback tokens", tokens),
+            ("batches", batches),
+            ("closed jobs", closed),
+            ("dead jobs", dead),
+            ("fires", fires),
+        ];
+        for (what, count) in [
+            ("pruned_keys", keys),
+            ("pruned_unique_keys", periods),
+            ("pruned_tokens", tokens),
+            ("pruned_batches", batches),
+            ("pruned_closed", closed),
+            ("pruned_dead", dead),
+            ("pruned_fires", fires),
+        ] {
             self.metrics.tidy(what, count);
         }
-        let full = counts.iter().any(|(_, count)| i64::try_from(*count).is_ok_and(|count| count >= BATCH));
+        let full = counts
+            .iter()
+            .map(|(_, count)| *count)
+            .chain([kept])
+            .any(|count| i64::try_from(count).is_ok_and(|count| count >= BATCH));
         let pace = if full { Pace::Sharp(Duration::from_millis(50)) } else { Pace::After(self.config.period) };
         Ok(Done::new(counts, pace))
     }

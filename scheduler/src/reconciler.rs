@@ -170,8 +170,9 @@ impl Reconciler {
         }
         // The row is looked at once more: a job that ended in between is not lost, nor is one that the relay still has.
         let put_back = sqlx::query(
-            "INSERT INTO job_outbox (band, relay_at, id, gen, queue, tenant, kind, run_at)
-             SELECT j.band, now(), j.id, j.gen, j.queue, coalesce(j.tenant, ''), j.kind, j.run_at
+            "INSERT INTO job_outbox (band, relay_at, id, gen, queue, tenant, kind, run_at, rescue_limit, at_most_once)
+             SELECT j.band, now(), j.id, j.gen, j.queue, coalesce(j.tenant, ''), j.kind, j.run_at, j.rescue_limit,
+                    j.at_most_once
              FROM unnest($1::uuid[], $2::int[]) AS lost (id, gen)
              JOIN job_journal j ON j.id = lost.id AND j.gen = lost.gen AND j.state = 'live'
              WHERE NOT EXISTS (

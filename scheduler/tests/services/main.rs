@@ -4,6 +4,8 @@
 mod admin;
 mod config;
 mod firing;
+mod lost;
+mod parking;
 mod relaying;
 mod running;
 mod support;

@@ -46,9 +46,14 @@ pub(crate) async fn database() -> PgPool {
     PgPoolOptions::new().max_connections(10).connect(&database_url().await).await.unwrap()
 }
 
+/// Where this process's Redis is.
+pub(crate) async fn redis_url() -> String {
+    tokio::task::spawn_blocking(|| windrow_devserver::shared_redis().unwrap().url()).await.unwrap()
+}
+
 /// A handle to this process's Redis.
 pub(crate) async fn redis() -> Store {
-    let url = tokio::task::spawn_blocking(|| windrow_devserver::shared_redis().unwrap().url()).await.unwrap();
+    let url = redis_url().await;
     Store::new(&store::Config { url, ..store::Config::default() }).unwrap()
 }
 

@@ -23,11 +23,11 @@ use windrow_scheduler::{
 
 use crate::support::{Ping, count, database, enqueue, job, queue, redis, until};
 
-fn metrics() -> Metrics {
+pub(crate) fn metrics() -> Metrics {
     Metrics::new(&prometheus::Registry::new())
 }
 
-async fn relay_all(pool: &PgPool, store: &Store) {
+pub(crate) async fn relay_all(pool: &PgPool, store: &Store) {
     let config = relay::Config::default();
     let mut relay = Relay::new(config, pool.clone(), store.clone(), metrics(), Arc::new(Notify::new()));
     while relay.run_once().await.unwrap().pace == Pace::Again {}
