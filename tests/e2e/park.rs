@@ -11,10 +11,10 @@ use std::{
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 use windrow_queue::{
-    Outcome, QueueName,
+    Outcome, QueueName, journal,
     store::{Callback, CallbackToken, CalledBack, Store},
 };
-use windrow_tests::{Number, Stage, handler, numbers, until};
+use windrow_tests::{Number, Stage, Worker, handler, numbers, until};
 use windrow_worker::{Config, Registry};
 
 const QUEUE: QueueName = QueueName::from_static("test");
@@ -154,4 +154,89 @@ async fn a_callback_comes_once_and_a_released_job_runs_again_at_once() {
     until("it is done", || async { worker.counted(DONE.0, DONE.1) == 1 }).await;
     assert_eq!(worker.counted(DONE.0, "release"), 1);
     worker.stop().await;
+}
+
+/// A journaled job comes back through the outbox: somebody relays until it is done.
+async fn relay_until_done(stage: &Stage, worker: &Worker, jobs: u64) {
+    until("all are done", || async {
+        stage.relay().await;
+        worker.counted(DONE.0, DONE.1) == jobs
+    })
+    .await;
+    until("nothing is left", || async { stage.is_idle().await }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_parked_journaled_job_waits_in_postgres_and_goes_on_with_what_was_called_back() {
+    let stage = Stage::new().await;
+    let (registry, mut tokens, mut came) = parking(Duration::from_secs(60), None);
+    let worker = stage.worker(registry);
+    stage.enqueue_journaled(&numbers(1)).await;
+    let token = tokens.recv().await.unwrap();
+    let parked = "SELECT count(*) FROM job_journal WHERE state = 'parked'";
+    until("it is parked", || async { stage.count(parked).await == 1 }).await;
+    until("Redis has forgotten it", || async { stage.store.counts(&QUEUE).await.unwrap().running == 0 }).await;
+    stage.flush().await;
+    assert_eq!(
+        journal::call_back(&stage.database, token.digest(), &answer()).await.unwrap(),
+        Callback::Delivered,
+        "a wiped Redis takes no park away"
+    );
+    relay_until_done(&stage, &worker, 1).await;
+    assert_eq!(came.recv().await.unwrap().as_deref().map(without_spaces), Some(r#"{"score":7}"#.into()));
+    assert_eq!(worker.counted(DONE.0, "park"), 1);
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn callbacks_of_journaled_jobs_arrive_before_while_and_after_they_park() {
+    let stage = Stage::new().await;
+    let (tokens, mut given) = mpsc::unbounded_channel();
+    let database = stage.database.clone();
+    let worker = stage.worker(Registry::new().with(handler(move |ctx, args: Number| {
+        let (tokens, database) = (tokens.clone(), database.clone());
+        async move {
+            if let Some(called) = ctx.called_back() {
+                assert!(matches!(called, CalledBack::Payload(_)));
+                return Ok(Outcome::Done);
+            }
+            let token = ctx.callback().await?;
+            if args.n % 2 == 0 {
+                let answer = journal::call_back(&database, token.digest(), &answer()).await.unwrap();
+                assert_eq!(answer, Callback::Delivered);
+            } else {
+                tokens.send(token).unwrap();
+            }
+            Ok(Outcome::Park { deadline: Duration::from_secs(60) })
+        }
+    })));
+    stage.enqueue_journaled(&numbers(50)).await;
+    for _ in 0..25 {
+        let token = given.recv().await.unwrap();
+        let answer = journal::call_back(&stage.database, token.digest(), &answer()).await.unwrap();
+        assert_eq!(answer, Callback::Delivered);
+    }
+    relay_until_done(&stage, &worker, 50).await;
+    assert_eq!(worker.counted(DONE.0, "park"), 50);
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_journaled_job_that_nobody_calls_back_goes_on_when_its_deadline_is_over() {
+    let stage = Stage::new().await;
+    let (registry, mut tokens, mut came) = parking(Duration::from_millis(50), None);
+    let worker = stage.worker(registry);
+    stage.enqueue_journaled(&numbers(1)).await;
+    let token = tokens.recv().await.unwrap();
+    until("its deadline was seen", || async { journal::unpark_due(&stage.database, 100).await.unwrap().1 == 1 }).await;
+    relay_until_done(&stage, &worker, 1).await;
+    assert_eq!(came.recv().await.unwrap(), None);
+    let late = journal::call_back(&stage.database, token.digest(), &answer()).await.unwrap();
+    assert_ne!(late, Callback::Delivered, "nobody waits for it any more");
+    worker.stop().await;
+}
+
+/// PostgreSQL writes JSON its own way.
+fn without_spaces(json: &str) -> String {
+    json.replace(' ', "")
 }
