@@ -301,7 +301,7 @@ async fn a_redrive_is_refused_where_a_new_job_would_be() {
     let snapshot = rig.audit().await;
     assert_eq!((snapshot.jobs.len(), snapshot.dead.len()), (3, 2));
 
-    let rig = Rig::with(|config| config.max_bytes = 100).await;
+    let rig = Rig::with(|config| config.max_bytes = 60).await;
     let id = kill(&rig, 1, |_, job| job).await[0];
     rig.put_many(1).await;
     assert_eq!(redrive(&rig, id).await, Redriven::Refused(Refused::QueueBytes));
