@@ -164,7 +164,7 @@ impl Preparer {
     }
 
     fn deliver_with(&self, mut claimed: Claimed, extras: Extras) {
-        match self.known_kind(&mut claimed.claim) {
+        match self.known_kind(&mut claimed.claim, None) {
             Ok((envelope, handler)) => {
                 let tenant = envelope.lane.tenant.clone();
                 self.deliver(claimed, tenant, Known::fast(envelope, extras), handler);
@@ -180,7 +180,7 @@ impl Preparer {
     }
 
     async fn deliver_row(&self, mut claimed: Claimed, row: StartRow) {
-        match self.known_kind(&mut claimed.claim) {
+        match self.known_kind(&mut claimed.claim, Some(&row.args)) {
             Ok((envelope, handler)) => self.deliver(claimed, envelope.lane.tenant, Known::journaled(row), handler),
             Err(unknown) => {
                 let claim = &claimed.claim;
@@ -192,14 +192,21 @@ impl Preparer {
         }
     }
 
-    /// What the job is, with its handler.
-    fn known_kind(&self, claim: &mut Claim) -> Result<(Envelope, KindHandler), Unknown> {
+    /// What the job is, with its handler. `journaled`: its args, if its row has them. Sealed ones are opened later, on the runtime
+    /// of the handlers; here it is only seen whether the key is known.
+    fn known_kind(&self, claim: &mut Claim, journaled: Option<&RawValue>) -> Result<(Envelope, KindHandler), Unknown> {
         let taken = Err(StoreError::Unreadable("a job"));
         let envelope = std::mem::replace(&mut claim.envelope, taken).map_err(Unknown::Version)?;
-        match self.registry.get(&envelope.lane.kind) {
-            Some(handler) => Ok((envelope, handler)),
-            None => Err(Unknown::Kind(envelope.lane.kind)),
+        let Some(handler) = self.registry.get(&envelope.lane.kind) else {
+            return Err(Unknown::Kind(envelope.lane.kind));
+        };
+        if handler.info().policy.encrypted
+            && let Some(args) = journaled.or(envelope.args.as_deref())
+            && let Err(error) = self.store.vault().knows_key_of(args)
+        {
+            return Err(Unknown::Key(envelope.lane.kind, error));
         }
+        Ok((envelope, handler))
     }
 
     fn fate(&self, unknown: &Unknown, claim: &Claim, enqueued: DateTime<Utc>, now: DateTime<Utc>) -> Fate {

@@ -1,5 +1,5 @@
-//! Jobs that this program cannot run: of a kind without a handler here, or of a version that it cannot read. They go back for a
-//! program that can, and are dead when none came for a long time.
+//! Jobs that this program cannot run: of a kind without a handler here, of a version that it cannot read, or sealed with a key that
+//! it does not have. They go back for a program that can, and are dead when none came for a long time.
 
 use std::time::Duration;
 
@@ -11,12 +11,15 @@ use windrow_queue::{
     journal::{self, CloseState, Closing},
     metrics::QueueMetrics,
     store::{AttemptError, Claim, Finish, StoreError},
+    vault::VaultError,
 };
 
 use crate::{decide::put_off, patience::patiently};
 
 /// The class of their errors.
 const CLASS: &str = "unknown_kind";
+/// The same for those whose key is missing.
+const KEY_CLASS: &str = "unknown_key";
 /// What takes the place of a kind that cannot be read.
 const UNREADABLE: Kind = Kind::from_static("unknown");
 /// They wait as long as they have waited already, but no shorter and no longer than this.
@@ -27,6 +30,8 @@ const WAITS: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs
 pub(crate) enum Unknown {
     Kind(Kind),
     Version(StoreError),
+    /// It says which key, by its id.
+    Key(Kind, VaultError),
 }
 
 /// What becomes of such a job.
@@ -46,21 +51,31 @@ impl Unknown {
         let what = match self {
             Self::Kind(kind) => format!("kind {kind}"),
             Self::Version(error) => format!("it ({error})"),
+            Self::Key(_, error) => format!("its key ({error})"),
         };
         let message = format!(
             "no worker of its queue knew {what} for {}",
             humantime::format_duration(Duration::from_secs(age.as_secs()))
         );
-        Fate::Dead(AttemptError { attempt, class: CLASS.into(), message, at: now, ran: Duration::ZERO })
+        Fate::Dead(AttemptError { attempt, class: self.class().into(), message, at: now, ran: Duration::ZERO })
+    }
+
+    const fn class(&self) -> &'static str {
+        match self {
+            Self::Kind(_) | Self::Version(_) => CLASS,
+            Self::Key(..) => KEY_CLASS,
+        }
     }
 
     /// Counts it, and says so.
     pub(crate) fn report(&self, claim: &Claim, metrics: &QueueMetrics, queue: &str) {
-        let (class, what) = match self {
-            Self::Kind(kind) => (CLASS, format!("no handler here for kind {kind}")),
-            Self::Version(error) => ("unreadable", error.to_string()),
+        // A name that no handler has may be anything: it is no label.
+        let (kind, class, what) = match self {
+            Self::Kind(kind) => ("unknown", CLASS, format!("no handler here for kind {kind}")),
+            Self::Version(error) => ("unknown", "unreadable", error.to_string()),
+            Self::Key(kind, error) => (kind.as_str(), KEY_CLASS, error.to_string()),
         };
-        metrics.failed.with_label_values(&[queue, "unknown", class]).inc();
+        metrics.failed.with_label_values(&[queue, kind, class]).inc();
         tracing::warn!(job_id = %claim.member.id, what, "given back for a program that knows it");
     }
 
@@ -68,13 +83,13 @@ impl Unknown {
     pub(crate) async fn close(&self, database: &PgPool, member: Member, error: &AttemptError) -> Finish {
         let Some(generation) = member.generation else { return Finish::Bury { error: error.clone() } };
         let kind = match self {
-            Self::Kind(kind) => kind,
+            Self::Kind(kind) | Self::Key(kind, _) => kind,
             Self::Version(_) => &UNREADABLE,
         };
         let closing = Closing {
             state: CloseState::Dead,
             reason: &error.message,
-            fingerprint: fingerprint(kind, CLASS, &error.message),
+            fingerprint: fingerprint(kind, self.class(), &error.message),
             error: Some(error),
             attempt: error.attempt,
         };

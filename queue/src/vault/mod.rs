@@ -276,20 +276,28 @@ impl Vault {
         }
     }
 
-    /// Whether the key is here with which these args of an encrypted kind were sealed: cheaper than to open them.
+    /// Whether the key is here with which these args of an encrypted kind were sealed: cheaper than to open them, which tells
+    /// whether they are damaged.
     ///
     /// # Errors
     /// [`VaultError::UnknownKey`].
     pub fn knows_key_of(&self, args: &RawValue) -> Result<(), VaultError> {
-        Marker::parse(args.get()).map_or(Ok(()), |marker| self.key_of(&marker).map(drop))
+        match Marker::parse(args.get()).map(|marker| self.key_of(&marker).map(drop)) {
+            Some(Err(unknown @ VaultError::UnknownKey { .. })) => Err(unknown),
+            _ => Ok(()),
+        }
     }
 
     fn key_of(&self, marker: &Marker<'_>) -> Result<&Key, VaultError> {
         let id = marker.key_id();
+        if !KeyId::is_valid(id) {
+            // No key will ever have this name.
+            return Err(VaultError::Damaged { id: sealed::printable_id(id).to_owned() });
+        }
         self.keys
             .iter()
             .find(|key| key.id.as_str() == id)
-            .ok_or_else(|| VaultError::UnknownKey { id: sealed::printable_id(id).to_owned() })
+            .ok_or_else(|| VaultError::UnknownKey { id: id.to_owned() })
     }
 }
 
