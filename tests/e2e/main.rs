@@ -18,6 +18,7 @@ mod postgres_away;
 mod recovery;
 mod redis_away;
 mod schedule;
+mod sealed;
 mod source;
 mod stopping;
 mod unknown;
