@@ -4,6 +4,7 @@
 //! has private servers and runs the real program, role by role, as processes; a [`Site`] is the web that they call.
 #![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "a test that cannot go on panics")]
 
+mod arranged;
 mod place;
 mod program;
 mod resp;
@@ -28,6 +29,7 @@ use windrow_queue::{
 };
 use windrow_worker::{Config as WorkerConfig, Deps, Registry};
 
+pub use arranged::{cluster, move_queue, sentinels};
 pub use place::{Ended, Place, QUEUES};
 pub use program::program;
 pub use role::Role;
