@@ -10,7 +10,7 @@ use sqlx::{FromRow, PgConnection, PgPool, Postgres, Row, Transaction};
 use super::{
     complete::delete,
     enqueue_in,
-    tx::{Source, settle},
+    tx::{Committed, Source, settle},
 };
 use crate::{
     error::JobError,
@@ -53,6 +53,12 @@ impl BatchCommitted {
     #[must_use]
     pub const fn members(&self) -> &HashSet<Member> {
         &self.members
+    }
+
+    /// The proof for one of them.
+    #[must_use]
+    pub fn of(&self, member: Member) -> Option<Committed> {
+        self.members.contains(&member).then(|| Committed::with_others(member.id))
     }
 }
 

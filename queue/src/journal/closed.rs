@@ -4,7 +4,7 @@
 //! shows it, and says so.
 
 use chrono::{DateTime, Utc};
-use sqlx::{FromRow, PgPool, Row};
+use sqlx::{FromRow, PgPool, Row, postgres::PgRow};
 use uuid::Uuid;
 
 use super::CloseState;
@@ -154,9 +154,32 @@ pub async fn find_closed(
     after: Option<ClosedCursor>,
     limit: usize,
 ) -> Result<ClosedPage, sqlx::Error> {
+    let (rows, next) = look(pool, filter, after, limit, true).await?;
+    Ok(ClosedPage { jobs: rows.iter().map(Closed::from_row).collect::<Result<_, _>>()?, next })
+}
+
+/// The same, without all that is on record of each.
+pub(super) async fn find_closed_ids(
+    pool: &PgPool,
+    filter: &ClosedFilter,
+    after: Option<ClosedCursor>,
+    limit: usize,
+) -> Result<(Vec<JobId>, Option<ClosedCursor>), sqlx::Error> {
+    let (rows, next) = look(pool, filter, after, limit, false).await?;
+    Ok((rows.iter().map(|row| row.try_get("id").map(JobId)).collect::<Result<_, _>>()?, next))
+}
+
+async fn look(
+    pool: &PgPool,
+    filter: &ClosedFilter,
+    after: Option<ClosedCursor>,
+    limit: usize,
+    whole: bool,
+) -> Result<(Vec<PgRow>, Option<ClosedCursor>), sqlx::Error> {
     let limit = limit.clamp(1, 500);
-    // Window and matches in one statement, as for standing jobs; what they hold is fetched for the matches only.
-    let rows = sqlx::query(
+    // Window and matches in one statement: rows that went in between would move the end of a window that was looked for later.
+    // What a row holds is fetched for the matches only.
+    let mut rows = sqlx::query(
         "WITH seen AS MATERIALIZED (
              SELECT id, state, queue, kind, tenant, reason, closed_at, fingerprint, false AS running, runs_until
              FROM job_closed
@@ -164,13 +187,13 @@ pub async fn find_closed(
                AND closed_at >= coalesce($4, '-infinity') AND closed_at < coalesce($5, 'infinity')
              ORDER BY closed_at DESC, id DESC LIMIT $6
          ), found AS (
-             SELECT seen.*, (SELECT job FROM job_closed c WHERE c.id = seen.id) AS job FROM seen
+             SELECT * FROM seen
              WHERE ($7::text IS NULL OR kind = $7) AND ($8::text IS NULL OR tenant = $8)
                AND ($9::text IS NULL OR queue = $9) AND ($10::bytea IS NULL OR fingerprint = $10)
                AND (runs_until IS NULL OR runs_until <= now())
              ORDER BY closed_at DESC, id DESC LIMIT $11
          )
-         SELECT window_end.*, found.*
+         SELECT window_end.*, found.*, CASE WHEN $12 THEN (SELECT job FROM job_closed c WHERE c.id = found.id) END AS job
          FROM (SELECT (SELECT count(*) FROM seen) AS looked_at, last.closed_at AS last_at, last.id AS last_id
                FROM (SELECT) AS one LEFT JOIN (SELECT closed_at, id FROM seen ORDER BY closed_at, id LIMIT 1) AS last
                    ON true) AS window_end
@@ -187,25 +210,23 @@ pub async fn find_closed(
     .bind(filter.queue.as_ref().map(QueueName::as_str))
     .bind(filter.fingerprint.as_ref().map(<[u8; 16]>::as_slice))
     .bind(i64::try_from(limit).unwrap_or(500))
+    .bind(whole)
     .fetch_all(pool)
     .await?;
-    let mut full_window = None;
-    if let Some(row) = rows.first()
-        && row.try_get::<i64, _>("looked_at")? == WINDOW
-    {
-        full_window = Some(ClosedCursor { closed_at: row.try_get("last_at")?, id: row.try_get("last_id")? });
-    }
-    let jobs: Vec<Closed> = rows
-        .iter()
-        .filter(|row| row.try_get::<Option<Uuid>, _>("id").is_ok_and(|id| id.is_some()))
-        .map(Closed::from_row)
-        .collect::<Result<_, _>>()?;
-    let next = if jobs.len() == limit {
-        jobs.last().map(|job| ClosedCursor { closed_at: job.closed_at, id: job.id })
-    } else {
-        full_window
+    let cursor = |row: &PgRow, at, id| -> Result<ClosedCursor, sqlx::Error> {
+        Ok(ClosedCursor { closed_at: row.try_get(at)?, id: row.try_get(id)? })
     };
-    Ok(ClosedPage { jobs, next })
+    let full_window = match rows.first() {
+        Some(row) if row.try_get::<i64, _>("looked_at")? == WINDOW => Some(cursor(row, "last_at", "last_id")?),
+        _ => None,
+    };
+    // Without a match there is one row, of the window alone.
+    rows.retain(|row| row.try_get::<Option<Uuid>, _>("id").is_ok_and(|id| id.is_some()));
+    let next = match rows.last() {
+        Some(last) if rows.len() == limit => Some(cursor(last, "closed_at", "id")?),
+        _ => full_window,
+    };
+    Ok((rows, next))
 }
 
 /// Dead jobs that died of the same.

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use sqlx::{PgPool, Row};
 
 use super::{
-    closed::{ClosedCursor, ClosedFilter, find_closed},
+    closed::{ClosedCursor, ClosedFilter, find_closed_ids},
     sql::to_outbox,
 };
 use crate::id::JobId;
@@ -114,8 +114,7 @@ pub async fn act_on_closed(
     action: ClosedAction,
     after: Option<ClosedCursor>,
 ) -> Result<ClosedStep, sqlx::Error> {
-    let page = find_closed(pool, filter, after, STEP).await?;
-    let ids: Vec<JobId> = page.jobs.iter().map(|job| JobId(job.id)).collect();
+    let (ids, next) = find_closed_ids(pool, filter, after, STEP).await?;
     let done = match action {
         ClosedAction::Count => HashSet::new(),
         _ if ids.is_empty() => HashSet::new(),
@@ -123,5 +122,5 @@ pub async fn act_on_closed(
         ClosedAction::Discard => discard_all(pool, &ids).await?,
     };
     let count = |length| u64::try_from(length).unwrap_or(u64::MAX);
-    Ok(ClosedStep { matched: count(ids.len()), done: count(done.len()), next: page.next })
+    Ok(ClosedStep { matched: count(ids.len()), done: count(done.len()), next })
 }

@@ -21,6 +21,11 @@ pub struct Committed {
 }
 
 impl Committed {
+    /// Made by whoever has committed the job's effects with others'.
+    pub(super) const fn with_others(id: JobId) -> Self {
+        Self { id }
+    }
+
     /// The job that completed.
     #[must_use]
     pub const fn id(&self) -> JobId {
