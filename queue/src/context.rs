@@ -88,7 +88,7 @@ impl JobContext {
         Self { inner: Arc::new(inner), vault: Vault::default() }
     }
 
-    fn parts(&self) -> &ContextParts {
+    pub(crate) fn parts(&self) -> &ContextParts {
         &self.inner.parts
     }
 
@@ -106,6 +106,10 @@ impl JobContext {
     pub fn seal(&self, mut job: NewJob) -> Result<NewJob, JobError> {
         self.vault.seal(&mut job)?;
         Ok(job)
+    }
+
+    pub(crate) const fn vault(&self) -> &Vault {
+        &self.vault
     }
 
     /// The job.
@@ -221,7 +225,7 @@ impl JobContext {
         Ok((&holder.store, hold))
     }
 
-    fn journal_key(&self) -> Result<(JobId, i32), JobError> {
+    pub(crate) fn journal_key(&self) -> Result<(JobId, i32), JobError> {
         let member = self.parts().member;
         let generation = member.generation.ok_or_else(|| {
             JobError::bury(

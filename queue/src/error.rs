@@ -1,6 +1,6 @@
 //! What a handler says when it did not do its work: a decision, a class for metrics, and the source.
 
-use std::{fmt, time::Duration};
+use std::{any::Any, fmt, time::Duration};
 
 use sha2::{Digest, Sha256};
 
@@ -61,6 +61,14 @@ impl JobError {
     #[must_use]
     pub fn gone() -> Self {
         Self::new(Decision::Gone, "gone", anyhow::anyhow!("the job no longer stands"))
+    }
+
+    /// A handler panicked: worth another attempt.
+    #[must_use]
+    pub fn panic(payload: &(dyn Any + Send)) -> Self {
+        let text = payload.downcast_ref::<&str>().copied();
+        let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message");
+        Self::retry("panic", anyhow::anyhow!("the handler panicked: {text}"))
     }
 
     /// What is to happen.

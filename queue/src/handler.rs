@@ -1,6 +1,10 @@
 //! What executes a kind.
 
+mod batch;
+
 use std::{future::Future, time::Duration};
+
+pub use batch::{BatchHandler, BatchJob, Batched};
 
 use crate::{context::JobContext, error::JobError, job::JobArgs, journal::Committed};
 

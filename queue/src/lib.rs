@@ -22,7 +22,7 @@ pub mod vault;
 pub use catalog::{Catalog, KindInfo};
 pub use context::JobContext;
 pub use error::{Decision, JobError};
-pub use handler::{Handler, JobResult, Outcome};
+pub use handler::{BatchHandler, BatchJob, Batched, Handler, JobResult, Outcome};
 pub use id::{JobId, Member};
 pub use job::{BatchId, Due, Enqueued, Fire, JobArgs, NewJob, OnConflict, Unique, UniqueScope};
 pub use name::{Kind, QueueName, Tenant};

@@ -1,7 +1,7 @@
 //! One attempt of one job: the handler runs under its timeout and its cancellation, and a panic is an error. What it came to
 //! is decided in `decide`.
 
-use std::{any::Any, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures::FutureExt;
 use serde_json::value::RawValue;
@@ -161,9 +161,7 @@ impl Executor {
             }
             (StopReason::Cancelled, _) => Ended::Cancelled,
             (_, Some(Ok(result))) => Ended::Handler(result),
-            (_, Some(Err(panic))) => {
-                Ended::Handler(Err(JobError::retry("panic", anyhow::anyhow!("{}", panic_text(&*panic)))))
-            }
+            (_, Some(Err(panic))) => Ended::Handler(Err(JobError::panic(&*panic))),
             (_, None) => Ended::Handler(Err(JobError::retry(
                 "timeout",
                 anyhow::anyhow!("the attempt ran longer than its timeout of {:?}", attempt.policy.timeout),
@@ -197,10 +195,4 @@ impl Executor {
         attempt.lease.control().must_not_start_again(abandoned(attempt.number, attempt.started_at));
         None
     }
-}
-
-fn panic_text(panic: &(dyn Any + Send)) -> String {
-    let text =
-        panic.downcast_ref::<&str>().map(|text| (*text).to_owned()).or_else(|| panic.downcast_ref::<String>().cloned());
-    format!("the handler panicked: {}", text.as_deref().unwrap_or("no message"))
 }

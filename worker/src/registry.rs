@@ -10,6 +10,7 @@ use prometheus::{Histogram, IntCounter};
 use serde_json::value::RawValue;
 use windrow_queue::{
     Catalog, Handler, JobArgs, JobContext, JobError, JobResult, Kind, KindInfo, metrics::QueueMetrics,
+    vault::decode_error,
 };
 
 /// A handler without its type.
@@ -31,7 +32,10 @@ impl<H: Handler> AnyHandler for Typed<H> {
     fn run(self: Arc<Self>, ctx: JobContext, args: &RawValue) -> BoxFuture<'static, JobResult> {
         match serde_json::from_str::<H::Args>(args.get()) {
             Ok(args) => async move { self.handler.run(ctx, args).await }.boxed(),
-            Err(error) => futures::future::ready(Err(JobError::bury("invalid_args", error))).boxed(),
+            Err(error) => {
+                let error = decode_error(self.info.policy.encrypted, error);
+                futures::future::ready(Err(JobError::bury("invalid_args", error))).boxed()
+            }
         }
     }
 }

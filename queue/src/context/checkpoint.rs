@@ -7,7 +7,12 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, value::to_raw_value};
 
 use super::{JobContext, still_held};
-use crate::{error::JobError, journal::StepTx, store::MAX_CHECKPOINT_BYTES, vault::Purpose};
+use crate::{
+    error::JobError,
+    journal::StepTx,
+    store::MAX_CHECKPOINT_BYTES,
+    vault::{Purpose, decode_error},
+};
 
 /// A checkpoint of an encrypted kind, plain and as it is stored. Sealing it twice gives two texts, and a step asks whether the
 /// stored one is still the one that it knows.
@@ -51,7 +56,8 @@ impl JobContext {
     /// # Errors
     /// `Bury` when it is not what this handler reads; a snooze when it was sealed with a key that this process does not have.
     pub fn checkpoint<T: DeserializeOwned>(&self) -> Result<Option<T>, JobError> {
-        self.plain_checkpoint()?.map(T::deserialize).transpose().map_err(invalid_checkpoint)
+        let decoded = self.plain_checkpoint()?.map(T::deserialize).transpose();
+        decoded.map_err(|error| invalid_checkpoint(decode_error(self.parts().policy.encrypted, error)))
     }
 
     /// Keeps a state from which the next attempt of a fast job goes on, until the job is final. Each replaces the one before.

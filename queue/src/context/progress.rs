@@ -28,7 +28,9 @@ impl Progress {
                 let (done, total) = *seen.borrow_and_update();
                 match store.progress(&hold, done, total).await {
                     Ok(true) => {}
-                    Ok(false) => return tracing::debug!(job_id = %hold.member.id, "no longer held: its progress is not kept"),
+                    Ok(false) => {
+                        return tracing::debug!(job_id = %hold.member.id, "no longer held: its progress is not kept");
+                    }
                     Err(error) => tracing::debug!(job_id = %hold.member.id, %error, "its progress is not written"),
                 }
                 sleep(PERIOD).await;
