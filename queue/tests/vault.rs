@@ -230,6 +230,11 @@ async fn checkpoints_of_an_encrypted_kind_are_sealed_and_advance_as_others_do() 
     second.step(Some(&at(3)), &at(4)).await.unwrap().commit().await.unwrap();
     assert!(stored(&pool).await.unwrap()["$sealed"].as_str().unwrap().starts_with("2026b."));
     assert_eq!(in_postgres(&pool, [CARD, "$sealed"]).await, [0, 2]);
+    // What does not decode is not quoted.
+    let error = second.checkpoint::<u32>().unwrap_err();
+    assert!(error.class() == "invalid_checkpoint" && !error.message().contains("4111"), "{error}");
+    let error = second.checkpoint::<(u8, String)>().unwrap_err();
+    assert!(!error.message().contains("4111"), "{error}");
     // Without the key it waits.
     let stranger = attempt(&pool, job.id, stored(&pool).await);
     assert!(matches!(stranger.checkpoint::<Progress>().unwrap_err().decision(), windrow_queue::Decision::Snooze(_)));

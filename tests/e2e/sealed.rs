@@ -157,6 +157,31 @@ async fn a_job_whose_key_never_comes_is_dead_and_says_which_key_it_was() {
     worker.stop().await;
 }
 
+/// Another version of the kind, which reads the card as a number.
+#[derive(Serialize, Deserialize)]
+struct Recharge {
+    card: u64,
+}
+
+impl JobArgs for Recharge {
+    const KIND: Kind = Charge::KIND;
+    const QUEUE: QueueName = Number::QUEUE;
+    const POLICY: Policy = Charge::POLICY;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn args_that_do_not_decode_are_not_quoted_in_the_error() {
+    let stage = sealed_stage(keys(&[OLD])).await;
+    stage.enqueue(&[charge(false)]).await;
+    let worker = stage.worker(Registry::new().with(handler(|_, _: Recharge| async { Ok(Outcome::Done) })));
+    until("it is dead", || async { stage.store.counts(&Number::QUEUE).await.unwrap().dead == 1 }).await;
+    let dead = stage.store.dead(&Number::QUEUE, &Filter::default(), None, 10).await.unwrap().items.remove(0);
+    let error = dead.error.unwrap();
+    assert!(error.class == "invalid_args" && error.message.contains("line 1, column "), "{error:?}");
+    assert!(!is_leaked(&stage).await, "{error:?}");
+    worker.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn sealed_args_that_were_moved_to_another_tenant_are_never_executed() {
     let vault = keys(&[OLD]);

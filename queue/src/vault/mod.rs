@@ -23,7 +23,7 @@ use rand::Rng;
 use serde_json::value::RawValue;
 
 pub use key::{Config, ConfigError, KeyId, NewKey};
-pub use sealed::{Seal, looks_sealed, shown, shown_value};
+pub use sealed::{Seal, decode_error, looks_sealed, shown, shown_value};
 
 use crate::{
     error::JobError,
@@ -294,10 +294,7 @@ impl Vault {
             // No key will ever have this name.
             return Err(VaultError::Damaged { id: sealed::printable_id(id).to_owned() });
         }
-        self.keys
-            .iter()
-            .find(|key| key.id.as_str() == id)
-            .ok_or_else(|| VaultError::UnknownKey { id: id.to_owned() })
+        self.keys.iter().find(|key| key.id.as_str() == id).ok_or_else(|| VaultError::UnknownKey { id: id.to_owned() })
     }
 }
 

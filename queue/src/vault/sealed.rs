@@ -77,6 +77,20 @@ pub fn shown_value(value: &mut Value) {
     }
 }
 
+/// What is wrong with a text that does not decode, for whoever looks at the job. Serde quotes what it found; of what is encrypted
+/// only the place is said.
+#[must_use]
+pub fn decode_error(encrypted: bool, error: serde_json::Error) -> anyhow::Error {
+    if encrypted {
+        let (line, column) = (error.line(), error.column());
+        anyhow::anyhow!(
+            "it is not what the handler reads, at line {line}, column {column} of the plain text, which is not shown"
+        )
+    } else {
+        error.into()
+    }
+}
+
 /// The mark of a job whose args were sealed. It holds for the kind, the tenant and the args that it was made for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Seal(Option<[u8; 32]>);
