@@ -11,16 +11,30 @@ use serde_path_to_error::{Path, Segment};
 
 use crate::problem::Problem;
 
-/// The largest body.
+/// The largest body of one job.
 pub(crate) const MAX_BODY_BYTES: usize = 1024 * 1024;
+/// The largest body of many jobs.
+pub(crate) const MAX_BULK_BYTES: usize = 8 * 1024 * 1024;
 /// The deepest nesting of objects and arrays. Postgres and every reader of the args must come down again.
 const MAX_DEPTH: usize = 64;
 
 /// Reads the body as `T`.
 pub(crate) async fn json<T: DeserializeOwned>(request: Request<Body>) -> Result<T, Problem> {
+    parse(&bytes(request, MAX_BODY_BYTES).await?)
+}
+
+/// The body as it is, if it says that it is JSON and is no longer than `most`.
+pub(crate) async fn bytes(request: Request<Body>, most: usize) -> Result<Bytes, Problem> {
     check_content_type(request.headers())?;
-    let bytes = Bytes::from_request(request, &()).await.map_err(unreadable)?;
-    parse(&bytes)
+    let bytes = Bytes::from_request(request, &()).await.map_err(|rejection| unreadable(rejection, most))?;
+    if bytes.len() > most {
+        return Err(too_long(most));
+    }
+    Ok(bytes)
+}
+
+fn too_long(most: usize) -> Problem {
+    too_large(format!("The body has more than {most} bytes."))
 }
 
 fn check_content_type(headers: &HeaderMap) -> Result<(), Problem> {
@@ -37,9 +51,9 @@ fn check_content_type(headers: &HeaderMap) -> Result<(), Problem> {
     ))
 }
 
-fn unreadable(rejection: BytesRejection) -> Problem {
+fn unreadable(rejection: BytesRejection, most: usize) -> Problem {
     if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
-        return too_large(format!("The body has more than {MAX_BODY_BYTES} bytes."));
+        return too_long(most);
     }
     Problem::new(StatusCode::BAD_REQUEST, "unreadable-body", "The body could not be read", rejection.body_text())
 }
@@ -48,11 +62,11 @@ pub(crate) fn too_large(detail: String) -> Problem {
     Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", "The request is too large", detail)
 }
 
-fn invalid_json(detail: String) -> Problem {
+pub(crate) fn invalid_json(detail: String) -> Problem {
     Problem::new(StatusCode::BAD_REQUEST, "invalid-json", "The body is not valid JSON", detail)
 }
 
-fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     if depth(bytes) > MAX_DEPTH {
         return Err(invalid_json(format!("Objects and arrays are nested deeper than {MAX_DEPTH} levels.")));
     }

@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use sqlx::PgPool;
 use windrow_queue::{
-    Band, Catalog, Due, Enqueued, JobId, Journaling, Kind, NewJob, QueueName, Tenant,
+    Band, BatchId, Catalog, Delivery, Due, Enqueued, JobId, Journaling, Kind, Member, NewJob, QueueName, Tenant,
     error::is_transient,
-    job::InvalidJob,
+    job::{InvalidJob, OnConflict, UniqueScope},
     journal,
     store::{JobState, Refused, Store, StoreError},
     vault::VaultError,
@@ -25,6 +25,10 @@ const MAX_KEY_BYTES: usize = 255;
 const MAX_DELAY: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
 /// Timeouts that make sense for one attempt.
 const TIMEOUTS: std::ops::RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(7 * 24 * 3600);
+/// Periods that make sense for a unique key.
+const PERIODS: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(366 * 24 * 3600);
+/// Rescue limits that make sense.
+const RESCUES: std::ops::RangeInclusive<u8> = 0..=20;
 /// Attempts that make sense.
 const ATTEMPTS: std::ops::RangeInclusive<u16> = 1..=1000;
 
@@ -52,9 +56,18 @@ pub struct JobRequest {
     /// Ready at this time, RFC 3339.
     #[serde(default)]
     pub run_at: Option<DateTime<Utc>>,
-    /// At most one unfinished job with this key, kind and tenant.
+    /// At most one job with this key, kind and tenant, for as long as `unique_scope` says.
     #[serde(default)]
     pub unique_key: Option<String>,
+    /// How long the unique key holds: `until_final` (if left out), `queued`, or `{"period": "1h"}` from now.
+    #[serde(default)]
+    pub unique_scope: Option<UniqueScope>,
+    /// What happens when a job holds the unique key: `ignore` (if left out), `replace` or `reschedule`.
+    #[serde(default)]
+    pub on_conflict: Option<OnConflict>,
+    /// The open batch that it becomes a member of.
+    #[serde(default)]
+    pub batch: Option<BatchId>,
     /// The same request again is answered with the same job.
     #[serde(default)]
     pub idempotency_key: Option<String>,
@@ -64,6 +77,12 @@ pub struct JobRequest {
     /// Longest run of one attempt.
     #[serde(default, with = "humantime_serde")]
     pub timeout: Option<Duration>,
+    /// Crashes of its worker while it runs apart from others, until it is dead as a poison pill.
+    #[serde(default)]
+    pub rescue_limit: Option<u8>,
+    /// `at_least_once`, or `at_most_once`: never started again once its handler was started.
+    #[serde(default)]
+    pub delivery: Option<Delivery>,
     /// Priority.
     #[serde(default)]
     pub band: Option<Band>,
@@ -97,6 +116,27 @@ pub struct Accepted {
     pub state: Option<JobState>,
     /// Whether this request made it.
     pub created: bool,
+    /// Whether the job that stood took over this request's args and policy.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub replaced: bool,
+    /// Whether the job that stood took over this request's time.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub rescheduled: bool,
+}
+
+impl Accepted {
+    fn new(plan: &Plan, answer: Enqueued) -> Self {
+        Self {
+            id: answer.id(),
+            kind: plan.job.kind.clone(),
+            queue: plan.job.queue.clone(),
+            journaled: plan.journaled,
+            state: answer.is_created().then(|| initial_state(&plan.job)),
+            created: answer.is_created(),
+            replaced: matches!(answer, Enqueued::Replaced(_)),
+            rescheduled: matches!(answer, Enqueued::Rescheduled(_)),
+        }
+    }
 }
 
 fn invalid(pointer: &str, detail: impl Into<String>) -> Problem {
@@ -167,9 +207,36 @@ impl JobRequest {
             }
             job.policy.timeout = Some(timeout);
         }
+        if let Some(limit) = self.rescue_limit {
+            if !RESCUES.contains(&limit) {
+                let detail = format!("rescue_limit is {limit}, not {} to {}", RESCUES.start(), RESCUES.end());
+                return Err(invalid("/rescue_limit", detail));
+            }
+            job.policy.rescue_limit = Some(limit);
+        }
+        job.policy.delivery = self.delivery;
+        job.batch = self.batch;
         // After the tenant: keys are scoped by it.
-        if let Some(key) = self.unique_key {
-            job = job.unique(checked("/unique_key", &key)?);
+        match self.unique_key {
+            Some(key) => {
+                let scope = self.unique_scope.unwrap_or_default();
+                if let UniqueScope::Period(period) = scope
+                    && !PERIODS.contains(&period)
+                {
+                    return Err(invalid(
+                        "/unique_scope",
+                        format!("a period of {period:?} is not 1 second to 366 days"),
+                    ));
+                }
+                job = job.unique_for(checked("/unique_key", &key)?, scope, self.on_conflict.unwrap_or_default());
+            }
+            None if self.unique_scope.is_some() => {
+                return Err(invalid("/unique_scope", "there is no unique_key for which it could hold"));
+            }
+            None if self.on_conflict.is_some() => {
+                return Err(invalid("/on_conflict", "there is no unique_key that could conflict"));
+            }
+            None => {}
         }
         if let Some(key) = self.idempotency_key {
             job = job.idempotent(checked("/idempotency_key", &key)?);
@@ -247,16 +314,73 @@ pub async fn submit(store: &Store, database: &PgPool, plan: &Plan) -> Result<Acc
         answer
     } else {
         let mut answers = store.enqueue(std::slice::from_ref(&plan.job)).await?;
-        answers.pop().unwrap_or(Ok(Enqueued::Created(plan.job.id)))?
+        let answer = answers.pop().unwrap_or(Ok(Enqueued::Created(plan.job.id)))?;
+        same_request(store, &plan.job, answer).await?;
+        answer
     };
-    Ok(Accepted {
-        id: answer.id(),
-        kind: plan.job.kind.clone(),
-        queue: plan.job.queue.clone(),
-        journaled: plan.journaled,
-        state: answer.is_created().then(|| initial_state(&plan.job)),
-        created: answer.is_created(),
-    })
+    Ok(Accepted::new(plan, answer))
+}
+
+/// The same idempotency key with other args is an error, as for journaled jobs. Of a fast job that is over nothing is left to
+/// compare with: there the key alone decides, as it does where the job that stands was found by its unique key, or is encrypted.
+async fn same_request(store: &Store, job: &NewJob, answer: Enqueued) -> Result<(), SubmitError> {
+    if job.idempotency.is_none() || job.unique.is_some() || job.kind_policy.encrypted || answer.id() == job.id {
+        return Ok(());
+    }
+    let first = answer.id();
+    let stands = store.status(&job.queue, Member::fast(first)).await?;
+    match stands.and_then(|status| status.args) {
+        Some(args) if journal::request_digest(&args) != journal::request_digest(&job.args) => {
+            Err(journal::IdempotencyConflict { first }.into())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Enqueues many, with a round trip for each 500. The journaled ones are in one transaction; each answer is in the place of
+/// its plan. Of those with an idempotency key each costs a statement of its own.
+///
+/// # Errors
+/// When a store is away, or refuses a row: the journaled ones are not taken then, of the fast ones some may be. The same plans may
+/// be submitted again.
+pub async fn submit_all(
+    store: &Store,
+    database: &PgPool,
+    plans: &[Plan],
+) -> Result<Vec<Result<Accepted, SubmitError>>, SubmitError> {
+    let mut answers: Vec<Option<Result<Enqueued, SubmitError>>> = plans.iter().map(|_| None).collect();
+    let places = |journaled: bool| (0..plans.len()).filter(|&i| plans[i].journaled == journaled).collect::<Vec<_>>();
+    let jobs = |places: &[usize]| places.iter().map(|&i| plans[i].job.clone()).collect::<Vec<_>>();
+    let (journaled, fast) = (places(true), places(false));
+    if !journaled.is_empty() {
+        let (keyed, plain): (Vec<usize>, Vec<usize>) =
+            journaled.into_iter().partition(|&i| plans[i].job.idempotency.is_some());
+        let (plain_jobs, keyed_jobs) = (jobs(&plain), jobs(&keyed));
+        let plain_jobs = store.vault().seal_all(&plain_jobs)?;
+        let keyed_jobs = store.vault().seal_all(&keyed_jobs)?;
+        let mut tx = database.begin().await?;
+        for (&i, answer) in plain.iter().zip(journal::enqueue_in(&mut tx, &plain_jobs).await?) {
+            answers[i] = Some(Ok(answer));
+        }
+        for (&i, job) in keyed.iter().zip(&*keyed_jobs) {
+            answers[i] = Some(match journal::enqueue_idempotent(&mut tx, job).await {
+                Ok(answer) => Ok(answer),
+                Err(journal::EnqueueError::Conflict(conflict)) => Err(conflict.into()),
+                Err(error) => return Err(error.into()),
+            });
+        }
+        tx.commit().await?;
+    }
+    for (&i, answer) in fast.iter().zip(store.enqueue(&jobs(&fast)).await?) {
+        answers[i] = Some(match answer {
+            Ok(answer) => same_request(store, &plans[i].job, answer).await.map(|()| answer),
+            Err(refused) => Err(refused.into()),
+        });
+    }
+    let answered = plans.iter().zip(answers).map(|(plan, answer)| {
+        answer.unwrap_or(Ok(Enqueued::Created(plan.job.id))).map(|answer| Accepted::new(plan, answer))
+    });
+    Ok(answered.collect())
 }
 
 #[expect(
@@ -292,6 +416,7 @@ impl From<SubmitError> for Problem {
             )
             .retry_after(Duration::from_secs(10)),
             SubmitError::Refused(refused @ Refused::NoKey) => no_key(&refused),
+            SubmitError::Refused(refused @ Refused::BatchClosed) => batch_closed(refused.to_string()),
             SubmitError::Refused(refused) => {
                 Self::new(StatusCode::TOO_MANY_REQUESTS, "queue-full", "The queue is full", refused.to_string())
                     .retry_after(Duration::from_secs(5))
@@ -304,13 +429,24 @@ impl From<SubmitError> for Problem {
                 conflict.to_string(),
             ),
             SubmitError::Store(error) => error.into(),
+            SubmitError::Database(error) if journal::is_batch_closed(&error) => {
+                batch_closed(Refused::BatchClosed.to_string())
+            }
             SubmitError::Database(error) => error.into(),
         }
     }
 }
 
+fn batch_closed(detail: String) -> Problem {
+    Problem::new(StatusCode::CONFLICT, "batch-closed", "The batch takes no members", detail).at("/batch")
+}
+
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
+        if let StoreError::Invalid(reason) = &error {
+            let status = StatusCode::UNPROCESSABLE_ENTITY;
+            return Self::new(status, "invalid-request", "The request is not valid", reason.clone());
+        }
         if error.is_unavailable() {
             tracing::warn!(%error, "a request failed");
             Self::unavailable("Redis")

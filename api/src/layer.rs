@@ -71,7 +71,9 @@ pub(crate) async fn observe(State(metrics): State<HttpMetrics>, request: Request
 
 /// A panic costs its own request only.
 pub(crate) async fn catch_panic(request: Request, next: Next) -> Response {
-    let what = format!("{} {}", request.method(), request.uri().path());
+    // The route, not the path: that may hold a secret.
+    let route = request.extensions().get::<MatchedPath>().map_or("(no route)", MatchedPath::as_str);
+    let what = format!("{} {route}", request.method());
     AssertUnwindSafe(next.run(request)).catch_unwind().await.unwrap_or_else(|panic| {
         let message = panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(String::as_str));
         tracing::error!(request = what, panic = message.unwrap_or("(no message)"), "a request panicked");

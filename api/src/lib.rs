@@ -1,22 +1,32 @@
 //! HTTP: jobs come in and are asked for, operators read metrics and readiness.
 //!
 //! ```text
-//! POST /api/v1/jobs        enqueue: 201 new, 200 it stood already
-//! GET  /api/v1/jobs/{id}   where it is
+//! POST /api/v1/jobs                enqueue one: 201 new, 200 it stood already; or many: 200, with an answer for each
+//! GET  /api/v1/jobs?state=…        a page of jobs
+//! GET  /api/v1/jobs/{id}           where it is
+//! POST /api/v1/jobs/{id}/cancel    it is not to run, or to stop
+//! POST /api/v1/batches             open a batch
+//! GET  /api/v1/batches/{id}        how far it is
+//! POST /api/v1/batches/{id}/seal   it has all its members
+//! POST /api/v1/callbacks/{token}   what a parked job waits for; the token is the authority
 //! GET  /metrics, /healthz, /readyz
 //! ```
 //!
-//! Everything under `/api` needs a key. Errors are RFC 9457 problem details: 400 no JSON or no header, 401 no key, 403
-//! another tenant's, 404, 405, 413 too large, 415 not JSON, 422 a field is not valid (with its pointer), 429 the queue is
-//! full, 503 a store is away or was too slow (both with Retry-After), 500 our fault.
+//! Everything else under `/api` needs a key. Errors are RFC 9457 problem details: 400 no JSON, no header or no query, 401 no
+//! key, 403 another tenant's, 404, 405, 409 it is decided already, 410 too late, 413 too large, 415 not JSON, 422 a field is not
+//! valid (with its pointer), 429 the queue is full, 503 a store is away or was too slow (both with Retry-After), 500 our fault.
 
+mod batches;
 mod body;
+mod callbacks;
+pub mod cancel;
 mod config;
 pub mod find;
 pub mod intake;
 mod jobs;
 pub mod key;
 mod layer;
+pub mod list;
 pub mod ops;
 mod problem;
 pub mod server;
@@ -33,8 +43,15 @@ use axum::{
 };
 use prometheus::Registry;
 use sqlx::PgPool;
-use windrow_queue::{Catalog, health::Health, metrics::QueueMetrics, shutdown::Shutdown, store::Store};
+use windrow_queue::{
+    Catalog,
+    health::Health,
+    metrics::QueueMetrics,
+    shutdown::Shutdown,
+    store::{MAX_CALLBACK_BYTES, Store},
+};
 
+pub use batches::{BatchView, find_batch};
 pub use config::{Config, InvalidConfig};
 pub use problem::Problem;
 pub use server::{Limits, Listener};
@@ -86,12 +103,19 @@ pub fn router(config: &Config, deps: Deps) -> Result<Router, InvalidConfig> {
     let keys = config.keys()?.map(Arc::new);
     let ops = ops::router(deps.registry.clone(), deps.health.clone());
     let jobs = Router::new()
-        .route("/api/v1/jobs", post(jobs::enqueue))
+        .route("/api/v1/jobs", post(jobs::enqueue).get(jobs::page).layer(DefaultBodyLimit::max(body::MAX_BULK_BYTES)))
         .route("/api/v1/jobs/{id}", get(jobs::status))
+        .route("/api/v1/jobs/{id}/cancel", post(jobs::cancel))
+        .route("/api/v1/batches", post(batches::open))
+        .route("/api/v1/batches/{id}", get(batches::status))
+        .route("/api/v1/batches/{id}/seal", post(batches::seal))
         .route_layer(from_fn_with_state(keys, layer::authenticate))
         .layer(DefaultBodyLimit::max(body::MAX_BODY_BYTES));
+    let callbacks = Router::new()
+        .route("/api/v1/callbacks/{token}", post(callbacks::deliver))
+        .layer(DefaultBodyLimit::max(MAX_CALLBACK_BYTES));
     let metrics = layer::HttpMetrics::new(&deps.registry);
-    Ok(around(jobs.with_state(deps).merge(ops), config, metrics))
+    Ok(around(jobs.merge(callbacks).with_state(deps).merge(ops), config, metrics))
 }
 
 fn around(routes: Router, config: &Config, metrics: layer::HttpMetrics) -> Router {

@@ -43,6 +43,12 @@ impl Problem {
         self
     }
 
+    /// The same problem of a part of the body.
+    pub(crate) fn within(mut self, part: &str) -> Self {
+        self.pointer = Some(format!("{part}{}", self.pointer.unwrap_or_default()));
+        self
+    }
+
     /// When the same request may succeed.
     pub(crate) fn retry_after(mut self, delay: Duration) -> Self {
         self.retry_after = Some(delay);

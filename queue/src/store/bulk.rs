@@ -42,6 +42,8 @@ pub struct Walked {
     pub tenant_full: u64,
     /// Jobs that somebody else dealt with meanwhile.
     pub gone: u64,
+    /// Journaled jobs about which another transaction decided at that moment; run it again for those.
+    pub busy: u64,
     /// Journaled jobs, which are dealt with in Postgres.
     pub journaled: u64,
     /// Entries that this version cannot read.
