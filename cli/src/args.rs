@@ -4,7 +4,10 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
-use crate::{api_key, dead, dev, exit, import, job, key, payment, project, schedule, source, tenant, vacancy};
+use crate::{
+    api_key, batch, dead, dev, exit, import, job, key, limit, payment, project, queue, schedule, source, tenant,
+    vacancy, workers,
+};
 
 /// Background jobs in Redis and Postgres: scheduler, workers, API and operations in one program.
 #[derive(Debug, Parser)]
@@ -35,12 +38,23 @@ pub(crate) enum Command {
     Migrate,
     /// Checks settings, Redis, Postgres and schedules, and says what to do about each finding.
     Check,
-    /// Enqueues jobs and looks for them.
+    /// Enqueues jobs, looks for them, lists and cancels them.
     #[command(subcommand)]
     Jobs(job::JobCommand),
     /// Dead jobs: look at them, run them again, discard them.
     #[command(subcommand)]
     Dead(dead::DeadCommand),
+    /// What is in the queues; hold them back and let them run.
+    #[command(subcommand)]
+    Queues(queue::QueueCommand),
+    /// How many jobs may run at once, and how many may start in a while.
+    #[command(subcommand)]
+    Limits(limit::LimitCommand),
+    /// Who works on which queue, and how much.
+    Workers(workers::WorkersArgs),
+    /// Sets of jobs with a follow-up.
+    #[command(subcommand)]
+    Batches(batch::BatchCommand),
     /// What happens by the clock: look, pause, resume, trigger.
     #[command(subcommand)]
     Schedules(schedule::ScheduleCommand),

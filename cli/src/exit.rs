@@ -52,6 +52,11 @@ impl Failure {
         Self { exit: Exit::NotFound, message: message.into() }.into()
     }
 
+    /// It could not be done, or not all of it.
+    pub(crate) fn failed(message: impl Into<String>) -> anyhow::Error {
+        Self { exit: Exit::Failed, message: message.into() }.into()
+    }
+
     /// Waited long enough.
     pub(crate) fn timed_out(message: impl Into<String>) -> anyhow::Error {
         Self { exit: Exit::TimedOut, message: message.into() }.into()
@@ -70,8 +75,11 @@ fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
     if cause.is::<SettingError>() {
         return Some(Exit::Usage);
     }
+    if cause.is::<windrow_queue::store::InvalidCursor>() {
+        return Some(Exit::Usage);
+    }
     match cause.downcast_ref::<StoreError>() {
-        Some(StoreError::Config { .. }) => return Some(Exit::Usage),
+        Some(StoreError::Config { .. } | StoreError::Invalid(_)) => return Some(Exit::Usage),
         Some(error) if error.is_unavailable() => return Some(Exit::Unavailable),
         _ => {}
     }

@@ -2,6 +2,7 @@
 
 mod api_key;
 mod args;
+mod batch;
 mod check;
 mod context;
 mod dead;
@@ -11,11 +12,14 @@ mod import;
 mod job;
 mod key;
 mod kinds;
+mod limit;
 mod log;
+mod operate;
 mod output;
 mod payment;
 mod probe;
 mod project;
+mod queue;
 mod role;
 mod schedule;
 mod settings;
@@ -23,6 +27,7 @@ mod signal;
 mod source;
 mod tenant;
 mod vacancy;
+mod workers;
 
 use std::{env, process::ExitCode};
 
@@ -68,7 +73,11 @@ async fn run(args: Args) -> anyhow::Result<()> {
         Command::Migrate => migrate(&context).await,
         Command::Check => check::run(&context).await,
         Command::Jobs(command) => Box::pin(job::run(&context, command)).await,
-        Command::Dead(command) => dead::run(&context, command).await,
+        Command::Dead(command) => Box::pin(dead::run(&context, command)).await,
+        Command::Queues(command) => queue::run(&context, command).await,
+        Command::Limits(command) => limit::run(&context, command).await,
+        Command::Workers(args) => workers::run(&context, args).await,
+        Command::Batches(command) => batch::run(&context, command).await,
         Command::Schedules(command) => schedule::run(&context, command).await,
         Command::Tenants(command) => tenant::run(&context, command).await,
         Command::Sources(command) => Box::pin(source::run(&context, command)).await,

@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use clap::Subcommand;
 use serde::Serialize;
 use sqlx::{FromRow, PgPool};
-use windrow_queue::Tenant;
+use windrow_queue::{QueueName, Tenant, store::Usage};
 
 use crate::{context::Context, exit::Failure, output::time};
 
@@ -24,6 +24,14 @@ pub(crate) enum TenantCommand {
     },
     /// All of them.
     List,
+    /// What tenants have in a queue, the most first: jobs that stand (the dead left out), and their bytes.
+    Usage {
+        /// The queue.
+        queue: QueueName,
+        /// How many tenants, at most.
+        #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=1000))]
+        limit: u16,
+    },
     /// Nothing more is scheduled for it. What is enqueued already still runs.
     Pause {
         /// Its id.
@@ -63,9 +71,32 @@ pub(crate) async fn run(context: &Context, command: TenantCommand) -> anyhow::Re
                 [row.id.clone(), row.name.clone(), active.into(), row.time_zone.clone(), time(Some(row.created_at))]
             })
         }
+        TenantCommand::Usage { queue, limit } => usage(context, &queue, limit.into()).await,
         TenantCommand::Pause { id } => set_active(context, &database, &id, false).await,
         TenantCommand::Resume { id } => set_active(context, &database, &id, true).await,
     }
+}
+
+/// Goes through all tenants by pages, and keeps no more of them than are to be shown and one page.
+async fn usage(context: &Context, queue: &QueueName, limit: usize) -> anyhow::Result<()> {
+    let (store, mut top, mut after) = (context.store()?, Vec::<Usage>::new(), None);
+    loop {
+        let page = store.usage(queue, after.as_ref()).await?;
+        top.extend(page.items);
+        top.sort_by(|a, b| (b.jobs, b.bytes, &a.tenant).cmp(&(a.jobs, a.bytes, &b.tenant)));
+        // A set without an order may show one twice, with figures that changed in between.
+        let mut seen = std::collections::HashSet::new();
+        top.retain(|usage| seen.insert(usage.tenant.clone()));
+        top.truncate(limit);
+        after = page.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    context.output.list(&top, ["tenant", "jobs", "bytes"], |usage| {
+        let tenant = usage.tenant.as_ref().map_or_else(|| "(none)".to_owned(), ToString::to_string);
+        [tenant, usage.jobs.to_string(), usage.bytes.to_string()]
+    })
 }
 
 async fn add(database: &PgPool, id: &Tenant, name: &str, time_zone: &str) -> anyhow::Result<TenantRow> {

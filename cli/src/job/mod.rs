@@ -1,5 +1,8 @@
 //! `windrow jobs`.
 
+mod cancel;
+mod list;
+
 use std::{fs, io::Read, time::Duration};
 
 use anyhow::Context as _;
@@ -11,7 +14,10 @@ use windrow_api::{
     intake::{Accepted, JobRequest, Plan, submit},
     trace,
 };
-use windrow_queue::{Band, JobId, NewJob, QueueName, Tenant};
+use windrow_queue::{
+    Band, BatchId, Delivery, JobId, NewJob, QueueName, Tenant,
+    job::{OnConflict, UniqueScope},
+};
 
 use crate::{
     context::Context,
@@ -25,11 +31,16 @@ use crate::{
 pub(crate) enum JobCommand {
     /// Enqueues a job.
     Enqueue(Box<EnqueueArgs>),
-    /// Where a job is.
-    Status {
+    /// A page of jobs in a state.
+    List(list::ListArgs),
+    /// Where a job is, and all that is known of it.
+    #[command(alias = "status")]
+    Show {
         /// Its id.
         id: JobId,
     },
+    /// Cancels jobs: those that wait are gone at once, those that run are told to stop.
+    Cancel(cancel::CancelArgs),
     /// The kinds that exist, with their queues and policies.
     Kinds,
 }
@@ -63,15 +74,30 @@ pub(crate) struct EnqueueArgs {
     /// The same key again is answered with the same job, for three days.
     #[arg(long, value_name = "KEY")]
     idempotency_key: Option<String>,
-    /// At most one unfinished job with this key, kind and tenant.
+    /// At most one job with this key, kind and tenant.
     #[arg(long, value_name = "KEY")]
     unique_key: Option<String>,
+    /// How long the key holds: until-final, queued, or a time such as 1h.
+    #[arg(long, value_name = "SCOPE", value_parser = unique_scope, requires = "unique_key")]
+    unique_scope: Option<UniqueScope>,
+    /// What happens when a job holds the key: ignore, replace or reschedule.
+    #[arg(long, value_name = "WHAT", value_parser = on_conflict, requires = "unique_key")]
+    on_conflict: Option<OnConflict>,
+    /// The open batch that it becomes a member of.
+    #[arg(long, value_name = "ID")]
+    batch: Option<uuid::Uuid>,
     /// Attempts in all.
     #[arg(long, value_name = "NUMBER")]
     max_attempts: Option<u16>,
     /// Longest run of one attempt.
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     attempt_timeout: Option<Duration>,
+    /// Crashes of its worker while it runs apart from others, until it is dead as a poison pill.
+    #[arg(long, value_name = "NUMBER")]
+    rescue_limit: Option<u8>,
+    /// Never starts again once its handler was started.
+    #[arg(long)]
+    at_most_once: bool,
     /// Priority: critical, high, normal or low.
     #[arg(long, value_parser = band)]
     band: Option<Band>,
@@ -107,10 +133,26 @@ fn band(text: &str) -> Result<Band, String> {
     serde_json::from_value(text.into()).map_err(|_| "use critical, high, normal or low".to_owned())
 }
 
+fn unique_scope(text: &str) -> Result<UniqueScope, String> {
+    match text {
+        "until-final" => Ok(UniqueScope::UntilFinal),
+        "queued" => Ok(UniqueScope::Queued),
+        period => humantime::parse_duration(period)
+            .map(UniqueScope::Period)
+            .map_err(|_| "use until-final, queued, or a time such as 1h".to_owned()),
+    }
+}
+
+fn on_conflict(text: &str) -> Result<OnConflict, String> {
+    serde_json::from_value(text.into()).map_err(|_| "use ignore, replace or reschedule".to_owned())
+}
+
 pub(crate) async fn run(context: &Context, command: JobCommand) -> anyhow::Result<()> {
     match command {
         JobCommand::Enqueue(args) => enqueue(context, *args).await,
-        JobCommand::Status { id } => {
+        JobCommand::List(args) => Box::pin(list::run(context, args)).await,
+        JobCommand::Cancel(args) => Box::pin(cancel::run(context, args)).await,
+        JobCommand::Show { id } => {
             let found = find(&context.store()?, &context.database()?, &kinds::catalog(), id).await?;
             let view = found.ok_or_else(|| {
                 Failure::not_found(format!("there is no job {id}, or it is over and its result was not kept"))
@@ -144,9 +186,14 @@ async fn enqueue(context: &Context, args: EnqueueArgs) -> anyhow::Result<()> {
         delay: args.delay,
         run_at: args.run_at,
         unique_key: args.unique_key,
+        unique_scope: args.unique_scope,
+        on_conflict: args.on_conflict,
+        batch: args.batch.map(BatchId),
         idempotency_key: args.idempotency_key,
         max_attempts: args.max_attempts,
         timeout: args.attempt_timeout,
+        rescue_limit: args.rescue_limit,
+        delivery: args.at_most_once.then_some(Delivery::AtMostOnce),
         band: args.band,
         keep_result: args.wait.wait,
     };
@@ -199,8 +246,16 @@ pub(crate) async fn send(context: &Context, mut plan: Plan, wait: &WaitArgs) -> 
 }
 
 fn words(accepted: &Accepted) -> String {
-    let Accepted { id, kind, queue, created, .. } = accepted;
-    if *created { format!("{id} ({kind}) waits in {queue}") } else { format!("{id} ({kind}) stood already") }
+    let Accepted { id, kind, queue, .. } = accepted;
+    if accepted.created {
+        format!("{id} ({kind}) waits in {queue}")
+    } else if accepted.replaced {
+        format!("{id} ({kind}) stood already, and took over these args")
+    } else if accepted.rescheduled {
+        format!("{id} ({kind}) stood already, and took over this time")
+    } else {
+        format!("{id} ({kind}) stood already")
+    }
 }
 
 /// The first pause between two looks, and the longest.
@@ -232,7 +287,7 @@ async fn await_end(context: &Context, accepted: &Accepted, limit: Duration) -> a
     let shown = humantime::format_duration(limit);
     tokio::time::timeout(limit, waiting).await.map_err(|_| {
         Failure::timed_out(format!(
-            "job {} was not over after {shown}; `windrow jobs status {}` says where it is",
+            "job {} was not over after {shown}; `windrow jobs show {}` says where it is",
             accepted.id, accepted.id
         ))
     })?
@@ -244,6 +299,7 @@ fn show(context: &Context, view: &JobView) -> anyhow::Result<()> {
         .iter()
         .map(|error| format!("attempt {}, {}: {}: {}", error.attempt, time(Some(error.at)), error.class, error.message))
         .collect();
+    let progress = view.progress.map(|progress| format!("{} of {}", progress.done, progress.total));
     context.output.record(
         view,
         &[
@@ -256,6 +312,13 @@ fn show(context: &Context, view: &JobView) -> anyhow::Result<()> {
             ("attempt", view.attempt.to_string()),
             ("enqueued", time(view.enqueued_at)),
             ("ready", time(view.ready_at)),
+            ("held back", view.held_by.as_ref().map(list::held).unwrap_or_default()),
+            ("running since", time(view.running_since)),
+            ("session", cell(view.session.as_ref())),
+            ("progress", progress.unwrap_or_default()),
+            ("stopping", if view.stopping { "it was told to stop".to_owned() } else { String::new() }),
+            ("parked until", time(view.park_deadline)),
+            ("batch", cell(view.batch.as_ref())),
             ("closed", time(view.closed_at)),
             ("reason", cell(view.reason.as_ref())),
             ("errors", errors.join("\n")),
