@@ -102,39 +102,46 @@ impl Store {
         Ok(())
     }
 
-    /// Opens or closes the memory gate of queues, by the memory of the server that each is on. Without anybody who calls this, Redis itself refuses
-    /// enqueues when it is full, without the headroom.
+    /// Opens or closes the memory gate of queues, by the memory of the server that each is on. Without anybody who calls
+    /// this, Redis itself refuses enqueues when it is full, without the headroom.
     ///
     /// # Errors
-    /// When Redis is away.
+    /// When Redis is away; of a cluster, when one node is, or a slot moves. The other queues have their gates then.
     pub async fn refresh_gates(&self, queues: &[QueueName]) -> Result<(), StoreError> {
+        let mut answer = Ok(());
         for (link, queues) in self.link().by_server(queues).await? {
-            let memory: String = link.send(redis::cmd("INFO").arg("memory")).await?;
-            refresh_gates_of(&link, &memory, &queues).await?;
+            match is_nearly_full(&link).await {
+                Ok(closed) => {
+                    for queue in queues {
+                        answer = answer.and(refresh_gate(&link, queue, closed).await);
+                    }
+                }
+                Err(error) => answer = answer.and(Err(error)),
+            }
         }
-        Ok(())
+        answer
     }
 }
 
-/// The gates of queues on one server.
-async fn refresh_gates_of(link: &Link, memory: &str, queues: &[&QueueName]) -> Result<(), StoreError> {
+async fn is_nearly_full(link: &Link) -> Result<bool, StoreError> {
+    let memory: String = link.send(redis::cmd("INFO").arg("memory")).await?;
     let field = |name: &str| {
         memory.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')?.trim().parse::<f64>().ok())
     };
-    let (Some(used), Some(most)) = (field("used_memory"), field("maxmemory")) else { return Ok(()) };
-    let closed = most > 0.0 && used > most * MEMORY_GATE;
-    for queue in queues {
-        let keys = Keys::new(queue);
-        // Written only when it changes something: a full Redis refuses the write that would say so, and needs it least.
-        let stood: Option<String> = link.send(redis::cmd("HGET").arg(keys.meta()).arg("gate")).await?;
-        match (closed, stood.as_deref() == Some("1")) {
-            (true, false) => match link.send::<i64>(redis::cmd("HSET").arg(keys.meta()).arg("gate").arg(1)).await {
-                Err(error) if !error.is_unavailable() => return Err(error),
-                _ => {}
-            },
-            (false, true) => drop(link.send::<i64>(redis::cmd("HDEL").arg(keys.meta()).arg("gate")).await?),
-            _ => {}
-        }
+    let (used, most) = (field("used_memory").unwrap_or(0.0), field("maxmemory").unwrap_or(0.0));
+    Ok(most > 0.0 && used > most * MEMORY_GATE)
+}
+
+async fn refresh_gate(link: &Link, queue: &QueueName, closed: bool) -> Result<(), StoreError> {
+    let keys = Keys::new(queue);
+    // Written only when it changes something: a full Redis refuses the write that would say so, and needs it least.
+    let stood: Option<String> = link.send(redis::cmd("HGET").arg(keys.meta()).arg("gate")).await?;
+    match (closed, stood.as_deref() == Some("1")) {
+        (true, false) => match link.send::<i64>(redis::cmd("HSET").arg(keys.meta()).arg("gate").arg(1)).await {
+            Err(error) if !error.is_unavailable() => Err(error),
+            _ => Ok(()),
+        },
+        (false, true) => link.send::<i64>(redis::cmd("HDEL").arg(keys.meta()).arg("gate")).await.map(drop),
+        _ => Ok(()),
     }
-    Ok(())
 }
