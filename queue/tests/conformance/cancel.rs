@@ -1,6 +1,6 @@
 //! cancel: jobs that wait and jobs that run.
 
-use std::time::Duration;
+use std::{slice::from_ref, time::Duration};
 
 use windrow_queue::{
     JobId, Member,
@@ -19,7 +19,7 @@ async fn jobs_that_wait_are_gone_at_once() {
     let ready = rig.put_many(3).await;
     let mut later = rig.job(9).unique("k");
     later.due = due_in(5000);
-    let scheduled = rig.put(&[later.clone()]).await[0];
+    let scheduled = rig.put(from_ref(&later)).await[0];
     let mut worker = rig.worker().await;
     let claim = worker.claim(1).await.pop().unwrap();
     let hold = hold_of(&rig, &worker, &claim);
@@ -105,12 +105,12 @@ async fn a_producer_who_asks_again_for_a_cancelled_job_does_not_bring_it_back_tw
     let jobs = rig.jobs(3);
     let members = rig.put(&jobs).await;
     let relayed = rig.relay_job();
-    rig.store.relay(&rig.queue, std::slice::from_ref(&relayed)).await.unwrap();
+    rig.store.relay(&rig.queue, from_ref(&relayed)).await.unwrap();
     assert_eq!(cancel(&rig, &[members[1], relayed.member]).await, [Cancelled::Done; 2]);
     for _ in 0..2 {
         let answers = rig.store.enqueue(&jobs).await.unwrap();
         assert!(answers.iter().all(|answer| !answer.as_ref().unwrap().is_created()), "{answers:?}");
-        rig.store.relay(&rig.queue, std::slice::from_ref(&relayed)).await.unwrap()[0].as_ref().unwrap();
+        rig.store.relay(&rig.queue, from_ref(&relayed)).await.unwrap()[0].as_ref().unwrap();
         rig.audit().await;
     }
     let mut worker = rig.worker().await;

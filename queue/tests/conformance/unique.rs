@@ -1,6 +1,6 @@
 //! enqueue: unique keys in every scope, with every policy, against a job in every state; and caps of tenants and bytes.
 
-use std::time::Duration;
+use std::{slice::from_ref, time::Duration};
 
 use windrow_queue::{
     Due, Enqueued, JobId, Member, NewJob, OnConflict, UniqueScope,
@@ -39,7 +39,7 @@ async fn standing(rig: &Rig, worker: &mut Worker, scope: UniqueScope, state: Sta
     if state == State::Scheduled {
         job.due = due_in(60_000);
     }
-    rig.put(&[job.clone()]).await;
+    rig.put(from_ref(&job)).await;
     if matches!(state, State::Ready | State::Scheduled) {
         return (job.id, None);
     }
@@ -80,7 +80,7 @@ async fn every_scope_policy_and_state_has_its_answer() {
                 let mut worker = rig.worker().await;
                 let (id, claim) = standing(&rig, &mut worker, scope, state).await;
                 let job = second(&rig, scope, policy);
-                let answer = rig.store.enqueue(&[job.clone()]).await.unwrap()[0].unwrap();
+                let answer = rig.store.enqueue(from_ref(&job)).await.unwrap()[0].unwrap();
                 rig.audit().await;
 
                 let is_final = matches!(state, State::Completed | State::Dead | State::Cancelled);
@@ -127,7 +127,7 @@ async fn every_scope_policy_and_state_has_its_answer() {
 async fn a_key_of_a_period_is_free_when_the_period_is_over() {
     let rig = Rig::new().await;
     let job = rig.job(1).unique_for("k", UniqueScope::Period(Duration::from_millis(200)), OnConflict::Ignore);
-    rig.put(&[job.clone()]).await;
+    rig.put(from_ref(&job)).await;
     rig.worker().await.drain().await;
     let again = || NewJob { id: JobId::new(), ..job.clone() };
     assert_eq!(rig.store.enqueue(&[again()]).await.unwrap(), [Ok(Enqueued::Exists(job.id))], "though it is done");
@@ -139,7 +139,7 @@ async fn a_key_of_a_period_is_free_when_the_period_is_over() {
 async fn a_replaced_job_keeps_its_place_and_weighs_what_its_new_args_weigh() {
     let rig = Rig::new().await;
     let first = rig.job(1).unique_for("k", UniqueScope::UntilFinal, OnConflict::Ignore);
-    rig.put(&[first.clone()]).await;
+    rig.put(from_ref(&first)).await;
     rig.put_many(2).await;
     let mut large = rig.job(2).unique_for("k", UniqueScope::UntilFinal, OnConflict::Replace);
     large.args = raw_args(format!("\"{}\"", "x".repeat(5000)));
@@ -159,7 +159,7 @@ async fn a_job_rescheduled_to_now_is_ready() {
     let rig = Rig::new().await;
     let mut first = rig.job(1).unique("k");
     first.due = due_in(60_000);
-    rig.put(&[first.clone()]).await;
+    rig.put(from_ref(&first)).await;
     let mut job = rig.job(2).unique_for("k", UniqueScope::UntilFinal, OnConflict::Reschedule);
     job.due = Due::Now;
     assert_eq!(rig.store.enqueue(&[job]).await.unwrap(), [Ok(Enqueued::Rescheduled(first.id))]);
@@ -237,7 +237,7 @@ async fn caps_in_bytes_are_exact_for_the_queue_and_for_each_tenant() {
 async fn dead_jobs_weigh_nothing_and_redriven_ones_do() {
     let rig = Rig::with(|config| config.max_tenant_jobs = 1).await;
     let job = rig.job(1).tenant(tenant("t"));
-    rig.put(&[job.clone()]).await;
+    rig.put(from_ref(&job)).await;
     let mut worker = rig.worker().await;
     let claim = worker.claim(1).await.pop().unwrap();
     worker.finish(&[outcome(&claim, Finish::Bury { error: error(1, "no") })]).await;
