@@ -1,7 +1,7 @@
 //! Cancelling journaled jobs: decided here, then told to Redis, so that what waits there is taken out and what runs is stopped.
 //! A job that runs has lost its row: whatever its attempt still does in its transaction is rolled back.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use sqlx::{PgPool, Row};
 
@@ -60,13 +60,19 @@ macro_rules! cancel {
 pub async fn cancel(pool: &PgPool, ids: &[JobId], reason: &str) -> Result<Vec<Cancelled>, sqlx::Error> {
     let mut answers = Vec::with_capacity(ids.len());
     for chunk in ids.chunks(CHUNK) {
-        let mut decided = cancel_chunk(pool, chunk, reason).await?;
-        answers.extend(chunk.iter().map(|id| decided.remove(id).unwrap_or(Cancelled::Unknown)));
+        let decided = cancel_chunk(pool, chunk, reason, true).await?;
+        answers.extend(chunk.iter().map(|id| decided.get(id).cloned().unwrap_or(Cancelled::Unknown)));
     }
     Ok(answers)
 }
 
-async fn cancel_chunk(pool: &PgPool, ids: &[JobId], reason: &str) -> Result<HashMap<JobId, Cancelled>, sqlx::Error> {
+/// `waits`: for rows that somebody holds; not any more once one was waited for in vain, or a call could take minutes.
+async fn cancel_chunk(
+    pool: &PgPool,
+    ids: &[JobId],
+    reason: &str,
+    mut waits: bool,
+) -> Result<HashMap<JobId, Cancelled>, sqlx::Error> {
     let keys = |ids: &[JobId]| ids.iter().map(|id| id.0).collect::<Vec<_>>();
     let mut decided = HashMap::with_capacity(ids.len());
     let rows = sqlx::query(cancel!("FOR UPDATE SKIP LOCKED")).bind(keys(ids)).bind(reason).fetch_all(pool).await?;
@@ -87,14 +93,21 @@ async fn cancel_chunk(pool: &PgPool, ids: &[JobId], reason: &str) -> Result<Hash
     .fetch_all(pool)
     .await?;
     decided.extend(started.iter().map(done));
-    // Held by somebody at that moment: one by one these are waited for.
+    // Held by somebody at that moment.
     let held = sqlx::query("SELECT id FROM job_journal WHERE id = ANY ($1)").bind(keys(&open)).fetch_all(pool).await?;
     for id in held.iter().map(|row| JobId(row.get(0))) {
+        if !waits {
+            decided.insert(id, Cancelled::Busy);
+            continue;
+        }
         let row = sqlx::query(cancel!("FOR UPDATE")).bind(vec![id.0]).bind(reason).fetch_optional(pool).await;
         let answer = match row {
             Ok(Some(row)) => done(&row).1,
             Ok(None) => Cancelled::AlreadyFinal,
-            Err(error) if is_transient(&error) && error.as_database_error().is_some() => Cancelled::Busy,
+            Err(error) if is_transient(&error) && error.as_database_error().is_some() => {
+                waits = false;
+                Cancelled::Busy
+            }
             Err(error) => return Err(error),
         };
         decided.insert(id, answer);
@@ -143,8 +156,8 @@ pub async fn cancel_where(
     if dry_run || page.jobs.is_empty() {
         return Ok(step);
     }
-    let ids: HashSet<JobId> = page.jobs.iter().map(|job| JobId(job.id)).collect();
-    for answer in cancel(pool, &ids.into_iter().collect::<Vec<_>>(), reason).await? {
+    let ids: Vec<JobId> = page.jobs.iter().map(|job| JobId(job.id)).collect();
+    for answer in cancel_chunk(pool, &ids, reason, false).await?.into_values() {
         match answer {
             Cancelled::Done { member, queue } => step.cancelled.push((queue, member)),
             Cancelled::Busy => step.busy += 1,

@@ -72,8 +72,7 @@ pub async fn expect_callback(
          SELECT $3, id, gen, clock_timestamp() + make_interval(secs => $4)
          FROM job_journal WHERE id = $1 AND gen = $2 AND state = 'live'
          ON CONFLICT (token_hash) DO UPDATE
-             SET deadline = CASE WHEN known.payload IS NULL THEN excluded.deadline ELSE known.deadline END
-             WHERE known.id = excluded.id AND known.gen = excluded.gen",
+             SET deadline = excluded.deadline WHERE known.id = excluded.id AND known.gen = excluded.gen",
     )
     .bind(id.0)
     .bind(generation)

@@ -42,6 +42,8 @@ async fn jobs_are_cancelled_once_and_each_is_answered() {
     let answers = journal::cancel(&pool, &ids, "not wanted").await.unwrap();
     let expected = [done(ids[0], 1), done(ids[1], 1), Cancelled::Unknown, Cancelled::AlreadyFinal, done(ids[4], 1)];
     assert_eq!(answers, expected);
+    let again = journal::cancel(&pool, &[ids[0], ids[0]], "again").await.unwrap();
+    assert_eq!(again, [Cancelled::AlreadyFinal, Cancelled::AlreadyFinal]);
     let again = journal::cancel(&pool, &ids, "again").await.unwrap();
     assert_eq!(again.iter().filter(|answer| **answer == Cancelled::AlreadyFinal).count(), 4);
     let closed = journal::show_closed(&pool, ids[0]).await.unwrap().unwrap();
@@ -62,6 +64,8 @@ async fn a_job_that_is_being_decided_is_waited_for() {
     // Longer than a lock is waited for.
     let answers = journal::cancel(&pool, &ids, "no").await.unwrap();
     assert_eq!(answers, [Cancelled::Busy, done(ids[1], 1)]);
+    let step = cancel_where(&pool, &StandingFilter::default(), None, "no", false).await.unwrap();
+    assert_eq!((step.matched, step.cancelled.len(), step.busy), (1, 0, 1));
     let again = tokio::spawn({
         let (pool, id) = (pool.clone(), ids[0]);
         async move { journal::cancel(&pool, &[id], "no").await.unwrap().remove(0) }

@@ -69,6 +69,8 @@ async fn a_parked_job_goes_on_with_what_it_was_called_back_with() {
     assert!(expect(&pool, id, 1, TOKEN).await);
     assert_eq!(journal::park(&pool, id, 1, HOUR, 4).await.unwrap(), Parked::Parked);
     assert_eq!(row(&pool).await, is("parked", 1, &[]));
+    assert_eq!(park(&pool, id, 1).await, Parked::Gone, "the same park again moves no deadline");
+    assert!(!expect(&pool, id, 1, TokenDigest([8; 16])).await, "no attempt of it runs");
     assert!(start_check(&pool, &[Member::journaled(id, 1)]).await.unwrap().is_empty(), "it runs nowhere");
     assert_eq!(attempt(&pool, id, 1).begin().await.unwrap_err().decision(), Decision::Gone);
 
@@ -267,6 +269,15 @@ async fn tokens_are_fenced_by_the_live_row_and_belong_to_one_job() {
     assert!(journal::close(&pool, other, 1, &closing).await.unwrap(), "a parked job can be cancelled");
     assert_eq!(call_back(&pool, TokenDigest([4; 16]), "7").await, Callback::Late, "its job is over");
     assert_eq!(count(&pool, "SELECT count(*) FROM job_callback WHERE payload IS NOT NULL").await, 1);
+}
+
+#[tokio::test]
+async fn an_attempt_of_an_earlier_generation_parks_nothing() {
+    let pool = database().await;
+    let id = one(&pool).await;
+    sqlx::query("UPDATE job_journal SET gen = 2").execute(&pool).await.unwrap();
+    assert_eq!(park(&pool, id, 1).await, Parked::Gone);
+    assert_eq!(row(&pool).await, is("live", 2, &[]));
 }
 
 #[tokio::test]
