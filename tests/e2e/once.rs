@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -154,4 +154,31 @@ async fn a_journaled_job_whose_worker_was_lost_is_closed_and_never_started_again
     until("others run", || async { worker.counted("windrow_jobs_finished_total", "complete") == 1 }).await;
     assert_eq!(starts.load(Ordering::Relaxed), 2);
     worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn a_run_that_cannot_even_be_dropped_is_buried_when_its_worker_stops() {
+    let stage = Stage::new().await;
+    let (started, over) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+    let (starts, stop) = (Arc::clone(&started), Arc::clone(&over));
+    let registry = Registry::new().with(handler(move |_, _: Number| {
+        let (starts, stop) = (Arc::clone(&starts), Arc::clone(&stop));
+        async move {
+            starts.fetch_add(1, Ordering::Relaxed);
+            // Deaf to everything, and never at an await.
+            while !stop.load(Ordering::Relaxed) {
+                std::thread::yield_now();
+            }
+            Ok(Outcome::Done)
+        }
+    }));
+    let worker = stage.worker_with(registry, Config { grace: Duration::ZERO, ..Config::default() });
+    stage.enqueue(&once(1)).await;
+    until("it runs", || async { started.load(Ordering::Relaxed) == 1 }).await;
+    worker.shutdown.stop();
+    until("it is dead", || async { stage.store.counts(&QUEUE).await.unwrap().dead == 1 }).await;
+    over.store(true, Ordering::Relaxed);
+    worker.stop().await;
+    let error = dead(&stage).await.remove(0).error.unwrap();
+    assert_eq!(error.message, "it is not started again: its run was dropped before it was done");
 }
