@@ -90,6 +90,72 @@ async fn a_slot_that_is_free_again_lets_the_next_in_at_once() {
 }
 
 #[tokio::test]
+async fn a_lease_that_nobody_executes_frees_its_slot_when_it_goes_back() {
+    let rig = Rig::new().await;
+    set(&rig, "tenant=*", at_once(2)).await;
+    rig.put(&of(&rig, "a", "t", 3)).await;
+    rig.put(&of(&rig, "b", "t", 3)).await;
+    let (mut one, mut two) = (rig.worker().await, rig.worker().await);
+    assert_eq!(one.claim(10).await.len(), 2);
+    assert!(two.claim(10).await.is_empty());
+    assert_eq!(rig.audit().await.waiting.len(), 2, "both lanes wait for their tenant");
+    let n = one.next_n();
+    assert_eq!(ok(one.session.sync(n, &[], &[]).await.unwrap()).given_back, 2);
+    let snapshot = rig.audit().await;
+    assert_eq!((snapshot.tokens, snapshot.counted.len()), (1, 0), "somebody is woken for them");
+    assert_eq!(two.claim(10).await.len(), 2);
+    rig.audit().await;
+}
+
+#[tokio::test]
+async fn a_suspect_counts_to_limits_like_any_other() {
+    let rig = Rig::with(|config| config.rescue_limit = 9).await;
+    let suspect = rig.put(&of(&rig, "a", "t", 1)).await[0];
+    for _ in 0..2 {
+        assert_eq!(rig.worker().await.claim(1).await.len(), 1);
+        rig.lapse(&[]).await;
+    }
+    assert_eq!(rig.place(suspect).await, Some(Place::Suspect));
+    set(&rig, "kind=a", at_once(1)).await;
+    rig.put(&of(&rig, "a", "t", 2)).await;
+    let (mut one, mut two) = (rig.worker().await, rig.worker().await);
+    let claims = one.claim(10).await;
+    assert_eq!(claims.iter().map(|claim| claim.member).collect::<Vec<_>>(), [suspect]);
+    assert!(two.claim(10).await.is_empty());
+    rig.audit().await;
+    one.complete(&claims).await;
+    assert_eq!(two.claim(10).await.len(), 1);
+    rig.store.pause(&rig.queue, &scope("kind=a")).await.unwrap();
+    rig.lapse(&[&one]).await;
+    assert!(one.claim(10).await.is_empty());
+    rig.audit().await;
+}
+
+#[tokio::test]
+async fn limits_of_a_band_of_lanes_that_all_wait_leave_the_other_bands_alone() {
+    let rig = Rig::new().await;
+    set(&rig, "kind=a", at_once(1)).await;
+    let mut urgent = of(&rig, "a", "", 5);
+    for job in &mut urgent {
+        job.band = windrow_queue::Band::Critical;
+    }
+    rig.put(&urgent).await;
+    rig.put(&of(&rig, "b", "", 20)).await;
+    let mut worker = rig.worker().await;
+    let (mut claims, mut requests) = (Vec::new(), 0);
+    loop {
+        let reply = worker.serve(6, &[]).await;
+        claims.extend(reply.claims);
+        requests += 1;
+        if !reply.more {
+            break;
+        }
+    }
+    assert_eq!((claims.len(), requests), (21, 5), "the next request takes what a band left of its share");
+    rig.audit().await;
+}
+
+#[tokio::test]
 async fn each_scope_limits_what_it_names_and_the_narrowest_decides() {
     // Of 3 jobs of kind a and tenant x, 3 of a and y, 2 of b and x, 2 of b and nobody: how many run of those that the scope
     // names, and of the others.
