@@ -1,170 +1,16 @@
-//! The API over real HTTP, with a real Redis and a real PostgreSQL.
-#![allow(clippy::unwrap_used, reason = "tests")]
+//! Taking one job in, and asking for it.
 
-use std::{net::SocketAddr, time::Duration};
+use std::time::Duration;
 
-use prometheus::Registry;
-use reqwest::{Method, RequestBuilder, StatusCode, header::HeaderMap};
-use serde::{Deserialize, Serialize};
+use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
-use sqlx::PgPool;
-use windrow_api::{
-    Config, Deps, Listener,
-    key::{ApiKey, NewKey},
-};
 use windrow_queue::{
-    Catalog, JobArgs, JobId, Kind, Policy, QueueName, Tenant, database,
-    health::Health,
+    JobId,
     journal::{CloseState, Closing, close},
-    metrics::QueueMetrics,
-    shutdown::Shutdown,
-    store::{self, AttemptError, Store},
+    store::AttemptError,
 };
 
-#[derive(Serialize, Deserialize)]
-struct Note {
-    text: String,
-}
-
-impl JobArgs for Note {
-    const KIND: Kind = Kind::from_static("sample.write_note");
-    const QUEUE: QueueName = QueueName::from_static("notes");
-}
-
-#[derive(Serialize, Deserialize)]
-struct Charge {
-    cents: u32,
-    #[serde(default)]
-    memo: Value,
-}
-
-impl JobArgs for Charge {
-    const KIND: Kind = Kind::from_static("sample.charge_card");
-    const QUEUE: QueueName = QueueName::from_static("charges");
-    const POLICY: Policy = Policy::DEFAULT.journaled();
-}
-
-/// A port on which nobody listens.
-const NOWHERE: u16 = 1;
-
-struct Api {
-    address: SocketAddr,
-    client: reqwest::Client,
-    key: String,
-    tenant_key: String,
-    database: PgPool,
-    shutdown: Shutdown,
-    served: tokio::task::JoinHandle<anyhow::Result<()>>,
-}
-
-#[derive(Default)]
-struct Options {
-    redis_url: Option<String>,
-    database_url: Option<String>,
-    max_jobs: Option<u64>,
-}
-
-fn new_key(name: &str, tenant: Option<&str>) -> (String, ApiKey) {
-    let NewKey { secret, sha256 } = NewKey::generate(&mut rand::rng());
-    let tenant = tenant.map(|name| Tenant::new(name).unwrap());
-    (secret, ApiKey { name: name.into(), sha256, tenant })
-}
-
-impl Api {
-    async fn start() -> Self {
-        Self::start_with(Options::default()).await
-    }
-
-    async fn start_with(options: Options) -> Self {
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let (redis_url, database_url) = tokio::task::spawn_blocking(|| {
-            let redis = windrow_devserver::shared_redis().unwrap().url();
-            (redis, windrow_devserver::fresh_database().unwrap())
-        })
-        .await
-        .unwrap();
-        let is_up = options.database_url.is_none();
-        let database = database::pool(&database::Config {
-            url: options.database_url.unwrap_or(database_url),
-            acquire_timeout: Duration::from_secs(2),
-            ..database::Config::default()
-        })
-        .unwrap();
-        if is_up {
-            database::migrate(&database).await.unwrap();
-        }
-        let store = Store::new(&store::Config {
-            url: options.redis_url.unwrap_or(redis_url),
-            max_jobs: options.max_jobs.unwrap_or(1_000_000),
-            ..store::Config::default()
-        })
-        .unwrap();
-        let (key, configured) = new_key("everything", None);
-        let (tenant_key, bound) = new_key("acme only", Some("acme"));
-        let config = Config { keys: vec![configured, bound], ..Config::default() };
-        let registry = Registry::new();
-        let deps = Deps {
-            store,
-            database: database.clone(),
-            catalog: Catalog::default().with::<Note>().with::<Charge>(),
-            metrics: QueueMetrics::new(&registry),
-            registry,
-            health: Health::default(),
-        };
-        let listener = Listener::bind(SocketAddr::from(([127, 0, 0, 1], 0)), "api.listen").await.unwrap();
-        let (address, shutdown) = (listener.address(), Shutdown::new());
-        let served = tokio::spawn({
-            let shutdown = shutdown.clone();
-            async move { windrow_api::serve(listener, &config, deps, shutdown).await }
-        });
-        let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(30)).build().unwrap();
-        Self { address, client, key, tenant_key, database, shutdown, served }
-    }
-
-    fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        self.client.request(method, format!("http://{}{path}", self.address)).bearer_auth(&self.key)
-    }
-
-    async fn post(&self, body: Value) -> Answer {
-        answer(self.request(Method::POST, "/api/v1/jobs").json(&body)).await
-    }
-
-    async fn get(&self, path: &str) -> Answer {
-        answer(self.request(Method::GET, path)).await
-    }
-}
-
-struct Answer {
-    status: StatusCode,
-    headers: HeaderMap,
-    body: Value,
-}
-
-impl Answer {
-    fn id(&self) -> String {
-        self.body["id"].as_str().unwrap().to_owned()
-    }
-
-    /// Status, type and pointer of a problem, whose form is checked.
-    fn problem(&self) -> (u16, &str, Option<&str>) {
-        assert_eq!(self.headers["content-type"], "application/problem+json", "{}", self.body);
-        assert_eq!(self.body["status"], self.status.as_u16());
-        assert!(self.body["title"].is_string() && self.body["detail"].is_string(), "{}", self.body);
-        let kind = self.body["type"].as_str().unwrap().strip_prefix("urn:windrow:problem:").unwrap();
-        (self.status.as_u16(), kind, self.body["pointer"].as_str())
-    }
-
-    fn detail(&self) -> &str {
-        self.body["detail"].as_str().unwrap()
-    }
-}
-
-async fn answer(request: RequestBuilder) -> Answer {
-    let response = request.send().await.unwrap();
-    let (status, headers) = (response.status(), response.headers().clone());
-    let text = response.text().await.unwrap();
-    Answer { status, headers, body: serde_json::from_str(&text).unwrap_or(Value::String(text)) }
-}
+use crate::support::*;
 
 #[tokio::test]
 async fn a_fast_job_is_accepted_and_can_be_asked_for() {
@@ -241,6 +87,7 @@ async fn the_same_request_twice_is_one_job() {
     let api = Api::start().await;
     for kind in ["sample.write_note", "sample.charge_card"] {
         let body = json!({"kind": kind, "args": {"text": "a", "cents": 1}});
+        let other = json!({"kind": kind, "args": {"text": "b", "cents": 2}});
         let key = format!("{kind}-{}", JobId::new());
         let send = |body: &Value| api.request(Method::POST, "/api/v1/jobs").header("Idempotency-Key", &key).json(body);
         let first = answer(send(&body)).await;
@@ -248,6 +95,9 @@ async fn the_same_request_twice_is_one_job() {
         assert_eq!((first.status, again.status), (StatusCode::CREATED, StatusCode::OK), "{}", again.body);
         assert_eq!(first.id(), again.id());
         assert_eq!(again.body["created"], false);
+        let differs = answer(send(&other)).await;
+        assert_eq!(differs.problem(), (422, "idempotency-conflict", None), "{kind}");
+        assert!(differs.detail().contains(&first.id()), "{}", differs.detail());
         let mut with_field = body.clone();
         with_field["idempotency_key"] = json!(key);
         assert_eq!(api.post(with_field.clone()).await.id(), first.id());
@@ -288,21 +138,18 @@ async fn without_a_good_key_nothing_is_said() {
 #[tokio::test]
 async fn a_key_of_one_tenant_sees_and_makes_only_its_jobs() {
     let api = Api::start().await;
-    let as_acme = |method, path: &str| {
-        api.client.request(method, format!("http://{}{path}", api.address)).bearer_auth(&api.tenant_key)
-    };
     let body = json!({"kind": "sample.write_note", "args": {"text": "x"}});
-    let own = answer(as_acme(Method::POST, "/api/v1/jobs").json(&body)).await;
+    let own = answer(api.as_acme(Method::POST, "/api/v1/jobs").json(&body)).await;
     assert_eq!(own.status, StatusCode::CREATED);
-    let own = answer(as_acme(Method::GET, &format!("/api/v1/jobs/{}", own.id()))).await;
+    let own = answer(api.as_acme(Method::GET, &format!("/api/v1/jobs/{}", own.id()))).await;
     assert_eq!(own.body["tenant"], "acme");
     let mut foreign = body.clone();
     foreign["tenant"] = json!("globex");
-    let refused = answer(as_acme(Method::POST, "/api/v1/jobs").json(&foreign)).await;
+    let refused = answer(api.as_acme(Method::POST, "/api/v1/jobs").json(&foreign)).await;
     assert_eq!(refused.problem(), (403, "forbidden", Some("/tenant")));
     for foreign in [foreign, body] {
         let theirs = api.post(foreign).await.id();
-        let hidden = answer(as_acme(Method::GET, &format!("/api/v1/jobs/{theirs}"))).await;
+        let hidden = answer(api.as_acme(Method::GET, &format!("/api/v1/jobs/{theirs}"))).await;
         assert_eq!(hidden.problem(), (404, "not-found", None));
     }
 }
@@ -343,8 +190,15 @@ async fn each_fault_of_a_request_has_its_status_its_type_and_its_pointer() {
         (note("band", json!("urgent")), invalid("/band")),
         (note("unique_key", json!("")), invalid("/unique_key")),
         (note("idempotency_key", json!("k".repeat(256))), invalid("/idempotency_key")),
+        (note("unique_scope", json!("queued")), invalid("/unique_scope")),
+        (note("on_conflict", json!("replace")), invalid("/on_conflict")),
+        (note("on_conflict", json!("win")), invalid("/on_conflict")),
+        (note("rescue_limit", json!(200)), invalid("/rescue_limit")),
+        (note("delivery", json!("twice")), invalid("/delivery")),
+        (note("batch", json!("mine")), invalid("/batch")),
+        (note("batch", json!(JobId::new())), (409, "batch-closed", Some("/batch"))),
+        (charge("batch", json!(JobId::new())), (409, "batch-closed", Some("/batch"))),
         (note("colour", json!("red")), invalid("/colour")),
-        (json!([]), invalid("")),
     ];
     for (body, expected) in cases {
         let refused = api.post(body.clone()).await;
@@ -356,7 +210,11 @@ async fn each_fault_of_a_request_has_its_status_its_type_and_its_pointer() {
     );
     assert_eq!(both.await.problem(), invalid("/run_at"));
     let unknown = api.post(json!({"kind": "sample.nothing"})).await;
-    assert!(unknown.detail().contains("sample.charge_card, sample.write_note"), "{}", unknown.detail());
+    assert!(
+        unknown.detail().contains("sample.charge_card, sample.sweep_all, sample.write_note"),
+        "{}",
+        unknown.detail()
+    );
     let args = api.post(note("args", json!({}))).await;
     assert!(args.detail().contains("missing field `text`"), "{}", args.detail());
 
