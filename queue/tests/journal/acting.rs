@@ -236,6 +236,24 @@ async fn a_bulk_redrive_leaves_dead_whose_key_is_taken_and_brings_one_of_each_ke
 }
 
 #[tokio::test]
+async fn a_redrive_waits_for_a_discard_and_finds_the_job_given_up() {
+    let pool = database().await;
+    let id = enqueue(&pool, &[note("a")]).await[0].id();
+    die(&pool, id, 1).await;
+    let mut discard = pool.begin().await.unwrap();
+    sqlx::query("UPDATE job_closed SET state = 'discarded'").execute(&mut *discard).await.unwrap();
+    let redrive = tokio::spawn({
+        let pool = pool.clone();
+        async move { journal::redrive(&pool, id).await.unwrap() }
+    });
+    crate::support::blocked(&pool).await;
+    discard.commit().await.unwrap();
+    assert!(!redrive.await.unwrap());
+    assert_eq!(count(&pool, "SELECT count(*) FROM job_closed").await, 1);
+    assert_eq!(count(&pool, "SELECT count(*) FROM job_journal").await, 0);
+}
+
+#[tokio::test]
 async fn a_row_that_was_closed_before_columns_were_added_comes_back() {
     let pool = database().await;
     let mut job = note("a");

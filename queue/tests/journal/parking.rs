@@ -228,24 +228,41 @@ async fn of_a_deadline_and_a_callback_at_the_same_time_one_decides() {
 
 #[tokio::test]
 async fn a_deadline_that_passes_while_a_callback_commits_waits_for_it() {
+    // It goes on; it goes on, and parks again.
+    for (state, generation) in [("live", 2), ("parked", 2), ("live", 1)] {
+        let pool = database().await;
+        let id = one(&pool).await;
+        expect(&pool, id, 1, TOKEN).await;
+        park(&pool, id, 1).await;
+        end_deadline(&pool).await;
+        let mut callback = pool.begin().await.unwrap();
+        sqlx::query("UPDATE job_callback SET payload = NULL").execute(&mut *callback).await.unwrap();
+        let unparked = tokio::spawn({
+            let pool = pool.clone();
+            async move { journal::unpark_due(&pool, 100).await.unwrap() }
+        });
+        blocked(&pool).await;
+        sqlx::query("UPDATE job_journal SET state = $1, gen = $2")
+            .bind(state)
+            .bind(generation)
+            .execute(&mut *callback)
+            .await
+            .unwrap();
+        callback.commit().await.unwrap();
+        assert_eq!(unparked.await.unwrap(), (1, 0));
+        assert_eq!(row(&pool).await, is(state, generation, &[]));
+    }
+}
+
+#[tokio::test]
+async fn the_first_of_two_tokens_counts_and_the_other_is_late() {
     let pool = database().await;
     let id = one(&pool).await;
-    expect(&pool, id, 1, TOKEN).await;
+    let other = TokenDigest([2; 16]);
+    assert!(expect(&pool, id, 1, TOKEN).await && expect(&pool, id, 1, other).await);
     park(&pool, id, 1).await;
-    end_deadline(&pool).await;
-    let mut callback = pool.begin().await.unwrap();
-    sqlx::query("UPDATE job_callback SET payload = '7'").execute(&mut *callback).await.unwrap();
-    let unparked = tokio::spawn({
-        let pool = pool.clone();
-        async move { journal::unpark_due(&pool, 100).await.unwrap() }
-    });
-    blocked(&pool).await;
-    sqlx::query("UPDATE job_journal SET state = 'live', gen = 2, callback = '{\"payload\": 7}', park_deadline = NULL")
-        .execute(&mut *callback)
-        .await
-        .unwrap();
-    callback.commit().await.unwrap();
-    assert_eq!(unparked.await.unwrap(), (1, 0));
+    assert_eq!(call_back(&pool, other, "7").await, Callback::Delivered);
+    assert_eq!(call_back(&pool, TOKEN, "8").await, Callback::Late);
     assert_eq!(called_back(&pool, id, 2).await.as_deref(), Some("7"));
 }
 
