@@ -158,6 +158,39 @@ async fn a_master_that_was_frozen_and_replaced_is_not_spoken_to_when_it_wakes() 
     assert_eq!(after.audit().await.jobs.len(), 7);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn users_with_the_rights_that_the_documentation_lists_can_do_it_all() {
+    let group = group(SentinelOptions { sentinels: 1, ..SentinelOptions::default() }).await;
+    let with = |rights: &str| format!("ACL SETUSER windrow on >secret ~windrow:* resetchannels {rights}");
+    let rights = "+@read +@write -@dangerous +evalsha +script|load +info +time +ping +role";
+    let set = |command: &str| command.split(' ').map(str::to_owned).collect::<Vec<_>>();
+    for server in group.servers() {
+        server.command(&set(&with(rights))).unwrap();
+    }
+    let asks = "+sentinel|get-master-addr-by-name +sentinel|ckquorum +ping";
+    group.sentinels()[0].command(&set(&with(asks))).unwrap();
+    let address = group.url().split('@').nth(1).unwrap().to_owned();
+    let config = Config {
+        url: format!("redis://windrow:secret@{address}"),
+        sentinel_user: "windrow".into(),
+        sentinel_password: "secret".into(),
+        ..config(&group)
+    };
+    let (store, queue) = (Store::new(&config).unwrap(), queue());
+    let rig = rig(&store, &queue, &group.servers()[0]).await;
+    rig.put_many(3).await;
+    assert_eq!(rig.worker().await.drain().await.len(), 3);
+    rig.tick().await;
+    let layout = store.layout(&[]).await.unwrap();
+    assert!(matches!(&layout, Layout::Sentinel { replicas: Some(1), failing, .. } if failing.is_empty()), "{layout:?}");
+
+    // Who may not ask a server for its role believes the Sentinels.
+    group.servers()[0].command(&["ACL", "SETUSER", "windrow", "-role"]).unwrap();
+    let store = Store::new(&config).unwrap();
+    store.ping().await.unwrap();
+    assert!(matches!(store.layout(&[]).await.unwrap(), Layout::Sentinel { replicas: None, .. }));
+}
+
 /// A Sentinel that says what a real one could not easily be made to say: that the master is at this port. The first is done
 /// before the others begin to answer.
 async fn liar(says: u16, first_is_done: watch::Sender<bool>, is_first: bool) -> String {
