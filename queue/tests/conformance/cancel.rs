@@ -4,7 +4,7 @@ use std::{slice::from_ref, time::Duration};
 
 use windrow_queue::{
     JobId, Member,
-    store::{Cancelled, Finish, TokenDigest, Verdict},
+    store::{Cancelled, Finish, Refused, Scope, TokenDigest, Verdict},
 };
 
 use crate::{hold::hold_of, support::*};
@@ -158,6 +158,30 @@ async fn many_are_cancelled_in_one_go_and_claims_pass_over_them_in_bounded_steps
     assert!(requests >= 5, "not all of them in one request");
     assert_eq!(claims[0].member, last);
     worker.complete(&claims).await;
+}
+
+#[tokio::test]
+async fn what_is_left_of_cancelled_jobs_does_not_grow_without_bound() {
+    let rig = Rig::with(|config| config.max_jobs = 16).await;
+    rig.store.pause(&rig.queue, &Scope::Queue).await.unwrap();
+    let mut left_over = 0;
+    loop {
+        let answers = rig.store.enqueue(&rig.jobs(16)).await.unwrap();
+        let created: Vec<Member> = answers.iter().flatten().map(|answer| Member::fast(answer.id())).collect();
+        if created.is_empty() {
+            assert!(answers.iter().all(|answer| *answer == Err(Refused::QueueFull)));
+            break;
+        }
+        assert_eq!(cancel(&rig, &created).await, vec![Cancelled::Done; created.len()]);
+        left_over += created.len();
+        assert!(left_over <= 8 * 16 + 16, "{left_over} entries in a queue of 16 jobs");
+        rig.audit().await;
+    }
+    assert!(left_over >= 4 * 16, "a few of them take no room yet: {left_over}");
+    rig.store.resume(&rig.queue, &Scope::Queue).await.unwrap();
+    assert!(rig.worker().await.drain().await.is_empty());
+    rig.put_many(16).await;
+    rig.audit().await;
 }
 
 #[tokio::test]

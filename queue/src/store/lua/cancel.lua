@@ -74,8 +74,12 @@ end
 if #doomed > 0 then
   call('ZREM', TOBURY, unpack(doomed))
 end
-for i = 1, #tombs do
-  call('HSET', TOMB, tombs[i], now)
+if #tombs > 0 then
+  local writes = {}
+  for i = 1, #tombs do
+    writes[2 * i - 1], writes[2 * i] = tombs[i], now
+  end
+  call('HSET', TOMB, unpack(writes))
 end
 for i = 1, count do
   if codes[i] == 'd' then
