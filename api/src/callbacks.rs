@@ -12,7 +12,7 @@ use windrow_queue::{
     store::{Callback, CallbackToken, MAX_CALLBACK_BYTES},
 };
 
-use crate::{Deps, body, problem::Problem};
+use crate::{Deps, body, intake::no_key, problem::Problem};
 
 fn unknown() -> Problem {
     // The token is a secret, even a mistyped one: it is not repeated.
@@ -29,6 +29,7 @@ pub(crate) async fn deliver(
 ) -> Result<StatusCode, Problem> {
     let token: CallbackToken = path.ok().and_then(|Path(token)| token.parse().ok()).ok_or_else(unknown)?;
     let payload: Box<RawValue> = body::parse(&body::bytes(request, MAX_CALLBACK_BYTES).await?)?;
+    let payload = deps.catalog.stored_callback(&token.queue(), &payload).map_err(|error| no_key(&error))?;
     // A token is a journaled job's or a fast job's: whichever store knows it, decides.
     let journaled = match journal::call_back(&deps.database, token.digest(), &payload).await {
         Ok(answer) => Ok(answer),

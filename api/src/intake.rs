@@ -395,7 +395,7 @@ fn initial_state(job: &NewJob) -> JobState {
     }
 }
 
-fn no_key(error: &dyn std::error::Error) -> Problem {
+pub(crate) fn no_key(error: &dyn std::error::Error) -> Problem {
     tracing::error!(%error, "a request failed");
     Problem::new(
         StatusCode::SERVICE_UNAVAILABLE,

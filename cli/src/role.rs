@@ -147,7 +147,7 @@ pub(crate) async fn api(context: &Context) -> anyhow::Result<()> {
     let deps = windrow_api::Deps {
         store: context.store()?,
         database: context.database()?,
-        catalog: kinds::catalog(),
+        catalog: kinds::catalog().with_vault(context.vault()?),
         metrics: process.metrics,
         registry: process.registry,
         health: process.health.clone(),

@@ -1,6 +1,6 @@
 //! Which kinds exist: what the API, the CLI and the schedules check a job against before they accept it.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use serde_json::value::RawValue;
 
@@ -8,7 +8,7 @@ use crate::{
     job::JobArgs,
     name::{Kind, QueueName},
     policy::Policy,
-    vault::Vault,
+    vault::{Vault, VaultError},
 };
 
 /// One kind, without its type.
@@ -103,6 +103,22 @@ impl Catalog {
     #[must_use]
     pub const fn vault(&self) -> &Vault {
         &self.vault
+    }
+
+    /// What a callback brought for a job of a queue, as stores may hold it: sealed, if any kind of the queue is encrypted. Whoever
+    /// takes it in does not know which kind it is for.
+    ///
+    /// # Errors
+    /// [`VaultError::NoKey`].
+    pub fn stored_callback<'a>(
+        &self,
+        queue: &QueueName,
+        payload: &'a RawValue,
+    ) -> Result<Cow<'a, RawValue>, VaultError> {
+        match self.iter().find(|info| info.queue == *queue && info.policy.encrypted) {
+            Some(info) => self.vault.seal_callback(&info.kind, queue, payload).map(Cow::Owned),
+            None => Ok(Cow::Borrowed(payload)),
+        }
     }
 
     /// All kinds, by name.

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use windrow_queue::{
     JobArgs, JobError, Kind, Member, NewJob, Outcome, Policy, QueueName, Tenant, Vault, journal,
-    store::{Filter, JobState},
+    store::{Callback, CallbackToken, CalledBack, Filter, JobState},
     vault,
 };
 use windrow_tests::{Number, POLICY, Stage, handler, until};
@@ -179,6 +180,53 @@ async fn args_that_do_not_decode_are_not_quoted_in_the_error() {
     let error = dead.error.unwrap();
     assert!(error.class == "invalid_args" && error.message.contains("line 1, column "), "{error:?}");
     assert!(!is_leaked(&stage).await, "{error:?}");
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_calls_a_job_of_an_encrypted_kind_back_is_sealed_until_its_handler_has_it() {
+    let vault = keys(&[OLD]);
+    let stage = sealed_stage(vault.clone()).await;
+    let (give, mut tokens) = tokio::sync::mpsc::unbounded_channel();
+    let registry = Registry::new().with(handler(move |ctx, _: Charge| {
+        let give = give.clone();
+        async move {
+            match ctx.called_back() {
+                Some(CalledBack::Payload(payload)) => {
+                    assert_eq!(payload.get(), format!(r#"{{"card":"{CARD}"}}"#));
+                    Ok(Outcome::Done)
+                }
+                _ => {
+                    give.send(ctx.callback().await?).unwrap();
+                    Ok(Outcome::Park { deadline: Duration::from_secs(60) })
+                }
+            }
+        }
+    }));
+    let catalog = registry.catalog().with_vault(vault.clone());
+    let worker = stage.worker(registry);
+    stage.enqueue(&[charge(false)]).await;
+    stage.enqueue_journaled(&[sealed(&vault, charge(false))]).await;
+    let payload = RawValue::from_string(format!(r#"{{"card":"{CARD}"}}"#)).unwrap();
+    for _ in 0..2 {
+        let token: CallbackToken = tokens.recv().await.unwrap();
+        let stored = catalog.stored_callback(&token.queue(), &payload).unwrap();
+        let journaled = journal::call_back(&stage.database, token.digest(), &stored).await.unwrap();
+        if journaled == Callback::Unknown {
+            assert_eq!(
+                stage.store.call_back(&token.queue(), token.digest(), &stored).await.unwrap(),
+                Callback::Delivered
+            );
+        } else {
+            assert_eq!(journaled, Callback::Delivered);
+        }
+    }
+    until("both are done", || async {
+        stage.relay().await;
+        worker.counted("windrow_jobs_finished_total", "complete") == 2
+    })
+    .await;
+    assert!(!is_leaked(&stage).await);
     worker.stop().await;
 }
 

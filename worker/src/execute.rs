@@ -9,12 +9,13 @@ use sqlx::PgPool;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::Instrument;
 use windrow_queue::{
-    BatchId, Decision, Fire, JobContext, JobError, Outcome, Tenant,
+    BatchId, Decision, Fire, JobContext, JobError, KindInfo, Outcome, Tenant, Vault,
     context::{ContextParts, Holder},
     journal,
     metrics::QueueMetrics,
     policy::{Delivery as DeliveryPolicy, Policy},
     store::{CalledBack, Finish},
+    vault::VaultError,
 };
 
 use crate::{
@@ -62,6 +63,21 @@ pub(crate) struct Executor {
     pub(crate) clock: RedisClock,
 }
 
+/// What a callback brought, as the handler takes it.
+fn opened_callback(
+    vault: &Vault,
+    policy: &Policy,
+    info: &KindInfo,
+    came: Option<CalledBack>,
+) -> Result<Option<CalledBack>, VaultError> {
+    Ok(match came {
+        Some(CalledBack::Payload(payload)) => {
+            Some(CalledBack::Payload(vault.open_callback(policy.encrypted, &info.queue, payload)?))
+        }
+        other => other,
+    })
+}
+
 impl Executor {
     pub(crate) async fn execute(self: Arc<Self>, delivery: Delivery) {
         let info = delivery.handler.info();
@@ -82,24 +98,7 @@ impl Executor {
         let metrics = delivery.handler.metrics(&self.metrics);
         metrics.wait.observe(delivery.waited.as_secs_f64());
         let control = Arc::clone(delivery.lease.control());
-        let ctx = JobContext::new(ContextParts {
-            member: delivery.lease.member(),
-            kind: info.kind.clone(),
-            queue: info.queue.clone(),
-            tenant: delivery.tenant.clone(),
-            attempt: delivery.attempt,
-            policy: delivery.policy,
-            fire: delivery.fire,
-            traceparent: delivery.traceparent,
-            checkpoint: delivery.checkpoint,
-            called_back: delivery.called_back,
-            follows: delivery.follows,
-            cancel: control.cancel.clone(),
-            database: self.database.clone(),
-            holder: Some((Arc::clone(&delivery.holder), delivery.lease.claim_no())),
-        });
-        let vault = delivery.holder.store.vault();
-        let ctx = ctx.with_vault(vault.clone());
+        let vault = delivery.holder.store.vault().clone();
         let mut attempt = Attempt {
             lease: delivery.lease,
             kind: info.kind.clone(),
@@ -110,9 +109,11 @@ impl Executor {
             started_at: self.clock.now(),
             ran: Duration::ZERO,
         };
-        let opened = vault.open_args(attempt.policy.encrypted, &attempt.kind, attempt.tenant.as_ref(), delivery.args);
-        let args = match opened {
-            Ok(args) => args,
+        let opened = vault
+            .open_args(attempt.policy.encrypted, &attempt.kind, attempt.tenant.as_ref(), delivery.args)
+            .and_then(|args| Ok((args, opened_callback(&vault, &attempt.policy, &info, delivery.called_back)?)));
+        let (args, called_back) = match opened {
+            Ok(opened) => opened,
             Err(error) => {
                 // Its handler was not started.
                 attempt.policy.delivery = DeliveryPolicy::AtLeastOnce;
@@ -123,6 +124,23 @@ impl Executor {
                 return attempt.lease.finish(finish);
             }
         };
+        let ctx = JobContext::new(ContextParts {
+            member: attempt.lease.member(),
+            kind: info.kind.clone(),
+            queue: info.queue.clone(),
+            tenant: attempt.tenant.clone(),
+            attempt: attempt.number,
+            policy: attempt.policy,
+            fire: delivery.fire,
+            traceparent: delivery.traceparent,
+            checkpoint: delivery.checkpoint,
+            called_back,
+            follows: delivery.follows,
+            cancel: control.cancel.clone(),
+            database: self.database.clone(),
+            holder: Some((Arc::clone(&delivery.holder), attempt.lease.claim_no())),
+        })
+        .with_vault(vault);
         let stopped_before = match control.reason() {
             StopReason::None if attempt.policy.delivery == DeliveryPolicy::AtMostOnce => {
                 self.start_once(&attempt).await

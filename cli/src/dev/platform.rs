@@ -60,7 +60,7 @@ impl Platform {
         let api = windrow_api::Deps {
             store: store.clone(),
             database: database.clone(),
-            catalog: kinds::catalog(),
+            catalog: kinds::catalog().with_vault(store.vault().clone()),
             metrics: process.metrics.clone(),
             registry: process.registry.clone(),
             health: process.health.clone(),

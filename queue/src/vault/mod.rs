@@ -7,6 +7,8 @@
 //! authenticated with it: "windrow sealed 1", purpose, kind, tenant     each behind its length (u32, big-endian)
 //! ```
 //!
+//! Of a callback it is the queue in the place of the kind, and no tenant: whoever takes it in knows its token only.
+//!
 //! So a sealed text opens only as what it was sealed as, and only for jobs of its kind and tenant. It is not tied to a job's
 //! id: a redrive gives args a new one. `docs/decisions/0022-sealed-args.md` has the reasons.
 
@@ -28,7 +30,7 @@ pub use sealed::{Seal, decode_error, looks_sealed, shown, shown_value};
 use crate::{
     error::JobError,
     job::NewJob,
-    name::{Kind, Tenant},
+    name::{Kind, QueueName, Tenant},
 };
 use key::Key;
 use sealed::Marker;
@@ -201,30 +203,35 @@ impl Vault {
         tenant: Option<&Tenant>,
         plain: &RawValue,
     ) -> Result<Box<RawValue>, VaultError> {
-        let mut nonce = [0; NONCE];
-        rand::rng().fill_bytes(&mut nonce);
-        self.seal_with(nonce, purpose, kind, tenant, plain)
+        let key = self.keys.first().ok_or_else(|| VaultError::NoKey { kind: kind.clone() })?;
+        Ok(seal(key, random_nonce(), &authenticated(purpose, kind.as_str(), tenant), plain))
     }
 
-    fn seal_with(
+    /// Seals what a callback brought for a job of a queue. `kind` is one for whose sake it is done.
+    ///
+    /// # Errors
+    /// [`VaultError::NoKey`].
+    pub fn seal_callback(
         &self,
-        nonce: [u8; NONCE],
-        purpose: Purpose,
         kind: &Kind,
-        tenant: Option<&Tenant>,
-        plain: &RawValue,
+        queue: &QueueName,
+        payload: &RawValue,
     ) -> Result<Box<RawValue>, VaultError> {
         let key = self.keys.first().ok_or_else(|| VaultError::NoKey { kind: kind.clone() })?;
-        let plain = plain.get().as_bytes();
-        // With room for the tag: growing would leave a copy of the plain text behind.
-        let mut body = Vec::with_capacity(plain.len() + TAG);
-        body.extend_from_slice(plain);
-        key.cipher
-            .encrypt_in_place(&XNonce::from(nonce), &authenticated(purpose, kind, tenant), &mut body)
-            .expect("the cipher takes 256 GiB, and a vector grows");
-        let text = BASE64_URL_SAFE_NO_PAD.encode([&nonce[..], &body].concat());
-        let json = format!(r#"{{"$sealed":"{}.{text}"}}"#, key.id);
-        Ok(RawValue::from_string(json).expect("ids and base64 need no escapes"))
+        Ok(seal(key, random_nonce(), &authenticated(Purpose::Callback, queue.as_str(), None), payload))
+    }
+
+    /// What a callback brought, as the handler takes it, by the rules of [`open_args`](Self::open_args).
+    ///
+    /// # Errors
+    /// As [`open_args`](Self::open_args).
+    pub fn open_callback(
+        &self,
+        encrypted: bool,
+        queue: &QueueName,
+        payload: Box<RawValue>,
+    ) -> Result<Box<RawValue>, VaultError> {
+        self.open_if(encrypted, &authenticated(Purpose::Callback, queue.as_str(), None), payload)
     }
 
     /// Opens what [`seal_value`](Self::seal_value) made. `None`: it is no sealed text.
@@ -238,6 +245,10 @@ impl Vault {
         tenant: Option<&Tenant>,
         sealed: &RawValue,
     ) -> Result<Option<Box<RawValue>>, VaultError> {
+        self.open(&authenticated(purpose, kind.as_str(), tenant), sealed)
+    }
+
+    fn open(&self, authenticated: &[u8], sealed: &RawValue) -> Result<Option<Box<RawValue>>, VaultError> {
         let Some(marker) = Marker::parse(sealed.get()) else { return Ok(None) };
         let key = self.key_of(&marker)?;
         let damaged = || VaultError::Damaged { id: key.id.to_string() };
@@ -247,7 +258,7 @@ impl Vault {
         }
         let mut body = nonce.split_off(NONCE);
         let nonce = XNonce::try_from(&*nonce).map_err(|_| damaged())?;
-        key.cipher.decrypt_in_place(&nonce, &authenticated(purpose, kind, tenant), &mut body).map_err(|_| damaged())?;
+        key.cipher.decrypt_in_place(&nonce, authenticated, &mut body).map_err(|_| damaged())?;
         let plain = String::from_utf8(body).ok().and_then(|plain| RawValue::from_string(plain).ok());
         plain.map(Some).ok_or_else(damaged)
     }
@@ -264,15 +275,19 @@ impl Vault {
         tenant: Option<&Tenant>,
         args: Box<RawValue>,
     ) -> Result<Box<RawValue>, VaultError> {
-        if !encrypted && !sealed::begins_sealed(args.get()) {
-            return Ok(args);
+        self.open_if(encrypted, &authenticated(Purpose::Args, kind.as_str(), tenant), args)
+    }
+
+    fn open_if(&self, encrypted: bool, authenticated: &[u8], text: Box<RawValue>) -> Result<Box<RawValue>, VaultError> {
+        if !encrypted && !sealed::begins_sealed(text.get()) {
+            return Ok(text);
         }
-        match self.open_value(Purpose::Args, kind, tenant, &args) {
+        match self.open(authenticated, &text) {
             Ok(Some(plain)) => Ok(plain),
             // To a kind that is not encrypted it may be just an object with an odd name.
-            Ok(None) => Ok(args),
+            Ok(None) => Ok(text),
             Err(error) if encrypted => Err(error),
-            Err(_) => Ok(args),
+            Err(_) => Ok(text),
         }
     }
 
@@ -298,9 +313,29 @@ impl Vault {
     }
 }
 
-fn authenticated(purpose: Purpose, kind: &Kind, tenant: Option<&Tenant>) -> Vec<u8> {
+fn random_nonce() -> [u8; NONCE] {
+    let mut nonce = [0; NONCE];
+    rand::rng().fill_bytes(&mut nonce);
+    nonce
+}
+
+fn seal(key: &Key, nonce: [u8; NONCE], authenticated: &[u8], plain: &RawValue) -> Box<RawValue> {
+    let plain = plain.get().as_bytes();
+    // With room for the tag: growing would leave a copy of the plain text behind.
+    let mut body = Vec::with_capacity(plain.len() + TAG);
+    body.extend_from_slice(plain);
+    key.cipher
+        .encrypt_in_place(&XNonce::from(nonce), authenticated, &mut body)
+        .expect("the cipher takes 256 GiB, and a vector grows");
+    let text = BASE64_URL_SAFE_NO_PAD.encode([&nonce[..], &body].concat());
+    let json = format!(r#"{{"$sealed":"{}.{text}"}}"#, key.id);
+    RawValue::from_string(json).expect("ids and base64 need no escapes")
+}
+
+/// `scope`: the kind; of a callback the queue.
+fn authenticated(purpose: Purpose, scope: &str, tenant: Option<&Tenant>) -> Vec<u8> {
     let mut data = Vec::with_capacity(128);
-    for part in [FORMAT, purpose.word(), kind.as_str(), tenant.map_or("", Tenant::as_str)] {
+    for part in [FORMAT, purpose.word(), scope, tenant.map_or("", Tenant::as_str)] {
         let length = u32::try_from(part.len()).expect("names have at most 64 bytes");
         data.extend_from_slice(&length.to_be_bytes());
         data.extend_from_slice(part.as_bytes());

@@ -6,7 +6,7 @@ use rand::{SeedableRng, rngs::StdRng};
 use serde::{Deserialize, Serialize};
 
 use super::*;
-use crate::{Decision, JobArgs, Policy, QueueName, catalog::KindInfo, job::InvalidJob};
+use crate::{Catalog, Decision, JobArgs, Policy, QueueName, catalog::KindInfo, job::InvalidJob};
 
 #[derive(Serialize, Deserialize)]
 struct Secret {
@@ -66,19 +66,17 @@ fn open(vault: &Vault, tenant: Option<&Tenant>, args: &RawValue) -> Result<Strin
 fn texts_of_format_1_stay_what_they_are_and_stay_readable() {
     let vault = vault(&[KEY_A]);
     let golden = [
-        (Purpose::Args, Some(acme()), "BWgNH7S_-UMeRVY9NpxANv0fK5Ld"),
-        (Purpose::Args, None, "BWgNH7S34zUyR1J0Dczkw782-GZb"),
-        (Purpose::Checkpoint, Some(acme()), "BWgNH7R13B-UmGIGBxy1uNJ57Pjg"),
-        (Purpose::Callback, Some(acme()), "BWgNH7SHTXQTHPWoWCQhpGKzTq49"),
+        (Purpose::Args, "test.secret", Some(acme()), "BWgNH7S_-UMeRVY9NpxANv0fK5Ld"),
+        (Purpose::Args, "test.secret", None, "BWgNH7S34zUyR1J0Dczkw782-GZb"),
+        (Purpose::Checkpoint, "test.secret", Some(acme()), "BWgNH7R13B-UmGIGBxy1uNJ57Pjg"),
+        (Purpose::Callback, "test", None, "BWgNH7SeVaPlX0mxkrqHvrS2pYyq"),
     ];
     let nonce = std::array::from_fn(|i| u8::try_from(64 + i).unwrap());
-    for (purpose, tenant, end) in golden {
+    for (purpose, scope, tenant, end) in golden {
         let text = format!(r#"{{"$sealed":"2026a.QEFCQ0RFRkdISUpLTE1OT1BRUlNUVVZXdC9XkqWSojagR_SwmJF3{end}"}}"#);
-        let tenant = tenant.as_ref();
-        let made = vault.seal_with(nonce, purpose, &Secret::KIND, tenant, &raw(PLAIN)).unwrap();
-        assert_eq!(made.get(), text);
-        let plain = vault.open_value(purpose, &Secret::KIND, tenant, &raw(&text)).unwrap().unwrap();
-        assert_eq!(plain.get(), PLAIN);
+        let with = authenticated(purpose, scope, tenant.as_ref());
+        assert_eq!(super::seal(&vault.keys[0], nonce, &with, &raw(PLAIN)).get(), text);
+        assert_eq!(vault.open(&with, &raw(&text)).unwrap().unwrap().get(), PLAIN);
     }
 }
 
@@ -211,6 +209,27 @@ fn encryption_is_turned_on_and_off_while_jobs_wait() {
     let job = sealed(&vault);
     let opened = vault.open_args(false, &Secret::KIND, Some(&acme()), job.args).unwrap();
     assert_eq!(opened.get(), PLAIN, "enqueued before it was turned off");
+}
+
+#[test]
+fn what_calls_back_is_sealed_for_its_queue_if_any_of_its_kinds_is_encrypted() {
+    let (vault, payload) = (vault(&[KEY_A]), raw(PLAIN));
+    let elsewhere = QueueName::from_static("elsewhere");
+    let catalog = Catalog::default().with::<Secret>().with::<Open>();
+    assert!(catalog.stored_callback(&Secret::QUEUE, &payload).is_err(), "there is no key");
+    let catalog = catalog.with_vault(vault.clone());
+    assert_eq!(catalog.stored_callback(&elsewhere, &payload).unwrap().get(), PLAIN);
+    let stored = catalog.stored_callback(&Secret::QUEUE, &payload).unwrap().into_owned();
+    assert!(stored.get().contains("2026a.") && !stored.get().contains("4111"));
+    let open = |vault: &Vault, encrypted, queue: &QueueName, text: &RawValue| {
+        vault.open_callback(encrypted, queue, text.to_owned()).map(|plain| plain.get().to_owned())
+    };
+    for encrypted in [true, false] {
+        assert_eq!(open(&vault, encrypted, &Secret::QUEUE, &stored).unwrap(), PLAIN);
+        assert_eq!(open(&vault, encrypted, &Secret::QUEUE, &payload).unwrap(), PLAIN, "it came before there were keys");
+    }
+    assert!(matches!(open(&vault, true, &elsewhere, &stored), Err(VaultError::Damaged { .. })));
+    assert!(matches!(open(&Vault::default(), true, &Secret::QUEUE, &stored), Err(VaultError::UnknownKey { .. })));
 }
 
 #[test]
