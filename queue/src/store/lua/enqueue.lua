@@ -115,7 +115,13 @@ local function conflict(i, part, delay, unique)
     local lane = lane_of(old)
     changed[m] = sub(old, 1, 12) .. sub(part, 1, 2) .. string.char(#lane) .. sub(part, 4, 4) .. lane
       .. sub(part, 5 + byte(part, 3))
-    add_usage(use, tenant_of(lane), 0, #changed[m] - #old)
+    local more = #changed[m] - #old
+    add_usage(use, tenant_of(lane), 0, more)
+    held_bytes = held_bytes + more
+    if tenant_bytes > 0 then
+      local u = tenant_usage(tenant_of(lane))
+      u[2] = u[2] + more
+    end
     return 'R' .. m
   end
   if not due or moved[m] then
@@ -143,7 +149,8 @@ for i = 1, count do
   if has(flags, 4) then
     batch = batch_of(stamp .. part)
   end
-  local u = (tenant_most > 0 or tenant_bytes > 0) and tenant_usage(tenant)
+  -- Jobs of nobody are bounded by the queue's caps only.
+  local u = (tenant_most > 0 or tenant_bytes > 0) and tenant ~= '' and tenant_usage(tenant)
   if known[i] or taken[m] then
     codes[i] = '='
   elseif key and stands[key] then

@@ -118,17 +118,19 @@ for i = 1, #items do
     suspect_free = true
   end
 end
-local suspects, suspect = {}, nil
+local suspects, suspect, heads, passed = {}, nil, {}, {}
 if want > 0 and suspect_free then
-  local heads = call('LRANGE', SUSPECT, 0, 15)
+  heads = call('LRANGE', SUSPECT, 0, 15)
   for i = 1, #heads do
     local m = heads[i]
+    passed[#passed + 1] = m
     if journaled_ok or #m == 16 then
       local envelope = call('HGET', JOBS, m)
       if not envelope then
         suspects[#suspects + 1] = m
         skipped = skipped + 1
         tombs[skipped] = m
+        passed[#passed] = nil
       else
         local lane, flags = lane_of(envelope), byte(envelope, 14)
         local of = limited and rooms_of(lane) or FREE
@@ -308,6 +310,11 @@ end
 for i = 1, #suspects do
   call('LREM', SUSPECT, 1, suspects[i])
 end
+-- Those that it may not have go behind the others: sixteen of a paused kind must not hide the rest for as long as it is paused.
+if not suspect and #heads == 16 and #passed > 0 then
+  call('LTRIM', SUSPECT, #passed, -1)
+  call('RPUSH', SUSPECT, unpack(passed))
+end
 -- The visited lanes stood at the heads of their rings. Those that were cut short stay there, those that have had their turn go
 -- to the tail, empty ones and those that wait for a limit leave.
 local acts, gone, tenants, waiting = {}, {}, {}, {}
@@ -428,10 +435,17 @@ for i = 1, #waiting do
   local id = waiting[i].waits.id
   call('RPUSH', P .. 'w:' .. id, waiting[i].lane)
   call('ZADD', DUE, 'LT', look_again(id, waiting[i].waits.spec, now), id)
-  -- It may have come in for a slot of another id that it cannot use now: the next lane may.
-  for _, room in ipairs(waiting[i].rooms) do
-    if room.left > 0 and call('ZSCORE', DUE, room.id) then
-      back = admit(room.id, 1) > 0 or back
+end
+-- A lane may have come in for slots that it had no use for: its jobs were cancelled, or another limit holds it back. Then
+-- others may have them. And where a rate was used up by lanes that are empty now, those that wait are told its next time.
+if limited and call('EXISTS', DUE) == 1 then
+  for id, room in pairs(rooms) do
+    if room and call('ZSCORE', DUE, id) then
+      if room.left > 0 then
+        back = admit(id, room.left) > 0 or back
+      elseif room.tat then
+        call('ZADD', DUE, 'LT', look_again(id, room.spec, now), id)
+      end
     end
   end
 end

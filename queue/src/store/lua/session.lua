@@ -178,8 +178,8 @@ local function apply(items, entries, now, dead_cap, done, ledger)
       if ledger.limited then
         stop_counting(ledger.freed, lane, m)
       end
-      -- One that somebody cancelled does not come back, whatever its attempt came to.
-      if cancelling and string.find('rslp', letter, 1, true) and call('HEXISTS', CANCEL, m) == 1 then
+      -- One that somebody cancelled does not come back, whatever its attempt came to. Of a journaled job's end Postgres has decided.
+      if cancelling and (string.find('rslp', letter, 1, true) or letter == 'b' and #m == 16) and call('HEXISTS', CANCEL, m) == 1 then
         letter = 'x'
       end
       if letter == 'l' then

@@ -1,9 +1,11 @@
 //! Random histories of a queue against a reference: after every step all keys of the queue are as the reference says.
 //!
 //! Processes lose answers, send late and twice, lie about tokens, fall silent and come back; the clock jumps; Redis is set
-//! back to an earlier state of itself. `WINDROW_TEST_ALL=1` runs for minutes, `WINDROW_TEST_SEED=n` another sequence.
+//! back to an earlier state of itself. Operators limit, pause, cancel and redrive; jobs wait for callbacks, leave checkpoints, hold
+//! unique keys and belong to batches; queues are full. `WINDROW_TEST_ALL=1` runs for minutes, `WINDROW_TEST_SEED=n` another sequence.
 //! Histories that failed once are kept in `model.regressions`.
 
+mod op;
 mod reference;
 mod world;
 
@@ -14,158 +16,12 @@ use std::{
 
 use proptest::{
     collection::vec,
-    prelude::*,
     test_runner::{Config, FileFailurePersistence, RngAlgorithm, TestRng, TestRunner},
 };
 use windrow_devserver::{RedisOptions, RedisServer};
 
+use op::{op, setup};
 use world::World;
-
-/// A job to be made.
-#[derive(Clone, Debug)]
-struct Spec {
-    delay: u64,
-    unique: Option<u8>,
-    idempotency: Option<u8>,
-    tenant: u8,
-    band: u8,
-}
-
-/// How a job ends that a process holds, or believes to hold.
-#[derive(Clone, Copy, Debug)]
-enum End {
-    Complete,
-    Keep,
-    Cancel,
-    Gone,
-    Retry(u64),
-    Snooze(u64),
-    Release,
-    Bury,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Token {
-    Right,
-    /// Right, and the same outcome a second time.
-    Twice,
-    /// Another claim's number.
-    Wrong,
-    /// A job that another process runs.
-    Foreign,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Fate {
-    Answered,
-    AnswerLost,
-    /// It arrives later, or never.
-    Delayed,
-}
-
-#[derive(Clone, Debug)]
-enum Op {
-    Enqueue(Vec<Spec>),
-    EnqueueAgain(usize),
-    Relay {
-        count: usize,
-        delay: u64,
-        tenant: u8,
-    },
-    RelayAgain(usize),
-    Request {
-        process: usize,
-        want: usize,
-        journaled_ok: bool,
-        ends: Vec<(usize, End, Token)>,
-        fate: Fate,
-    },
-    Sync {
-        process: usize,
-        fate: Fate,
-    },
-    Arrive(usize),
-    Heartbeat(usize),
-    Bye(usize),
-    Tick,
-    Advance(u64),
-    /// A lease goes by; only the processes whose bit is set say that they live.
-    Lapse(u8),
-    StepBack(u64),
-    Remember,
-    RollBack,
-    Redrive(usize),
-    Discard(usize),
-    Buried,
-}
-
-fn spec() -> impl Strategy<Value = Spec> {
-    let delay = prop_oneof![3 => Just(0), 1 => 1..4000_u64];
-    let key = || prop_oneof![4 => Just(None), 1 => (0..3_u8).prop_map(Some)];
-    (delay, key(), key(), 0..2_u8, 0..4_u8).prop_map(|(delay, unique, idempotency, tenant, band)| Spec {
-        delay,
-        unique,
-        idempotency,
-        tenant,
-        band,
-    })
-}
-
-fn end() -> impl Strategy<Value = End> {
-    prop_oneof![
-        4 => Just(End::Complete),
-        1 => Just(End::Keep),
-        1 => Just(End::Cancel),
-        1 => Just(End::Gone),
-        2 => prop_oneof![Just(0), 1..4000_u64].prop_map(End::Retry),
-        1 => prop_oneof![Just(0), 1..4000_u64].prop_map(End::Snooze),
-        2 => Just(End::Release),
-        1 => Just(End::Bury),
-    ]
-}
-
-fn token() -> impl Strategy<Value = Token> {
-    prop_oneof![
-        8 => Just(Token::Right),
-        1 => Just(Token::Twice),
-        1 => Just(Token::Wrong),
-        1 => Just(Token::Foreign),
-    ]
-}
-
-fn fate() -> impl Strategy<Value = Fate> {
-    prop_oneof![6 => Just(Fate::Answered), 1 => Just(Fate::AnswerLost), 1 => Just(Fate::Delayed)]
-}
-
-fn request() -> impl Strategy<Value = Op> {
-    let ends = vec((any::<usize>(), end(), token()), 0..4);
-    (any::<usize>(), 0..6_usize, prop::bool::weighted(0.85), ends, fate())
-        .prop_map(|(process, want, journaled_ok, ends, fate)| Op::Request { process, want, journaled_ok, ends, fate })
-}
-
-fn op() -> impl Strategy<Value = Op> {
-    prop_oneof![
-        5 => vec(spec(), 1..5).prop_map(Op::Enqueue),
-        1 => any::<usize>().prop_map(Op::EnqueueAgain),
-        2 => (1..4_usize, prop_oneof![Just(0), 1..4000_u64], 0..2_u8)
-            .prop_map(|(count, delay, tenant)| Op::Relay { count, delay, tenant }),
-        1 => any::<usize>().prop_map(Op::RelayAgain),
-        16 => request(),
-        2 => (any::<usize>(), fate()).prop_map(|(process, fate)| Op::Sync { process, fate }),
-        2 => any::<usize>().prop_map(Op::Arrive),
-        2 => any::<usize>().prop_map(Op::Heartbeat),
-        1 => any::<usize>().prop_map(Op::Bye),
-        3 => Just(Op::Tick),
-        3 => (1..6000_u64).prop_map(Op::Advance),
-        3 => any::<u8>().prop_map(Op::Lapse),
-        1 => (1..60_000_u64).prop_map(Op::StepBack),
-        1 => Just(Op::Remember),
-        1 => Just(Op::RollBack),
-        1 => any::<usize>().prop_map(Op::Redrive),
-        1 => any::<usize>().prop_map(Op::Discard),
-        1 => Just(Op::Buried),
-    ]
-}
 
 #[test]
 fn every_history_leaves_every_job_in_exactly_one_place() {
@@ -186,14 +42,14 @@ fn every_history_leaves_every_job_in_exactly_one_place() {
     let end = Instant::now() + Duration::from_secs(budget);
     let shrinking = AtomicBool::new(false);
     let histories = AtomicU64::new(0);
-    let outcome = runner.run(&vec(op(), 1..100), |ops| {
+    let outcome = runner.run(&(setup(), vec(op(), 1..120)), |(setup, ops)| {
         if Instant::now() > end && !shrinking.load(Ordering::Relaxed) {
             return Ok(());
         }
         histories.fetch_add(1, Ordering::Relaxed);
         shrinking.store(true, Ordering::Relaxed);
         runtime.block_on(async {
-            let mut world = World::new(&server.url()).await;
+            let mut world = World::new(&server.url(), setup).await;
             for op in ops {
                 world.step(op).await;
             }

@@ -54,9 +54,14 @@ pub(crate) struct Snapshot {
     waited_for: BTreeSet<Bytes>,
     /// Running jobs and their sessions, by the id that they count to.
     pub(crate) counted: BTreeMap<Bytes, BTreeMap<Bytes, Bytes>>,
-    beside: BTreeSet<Bytes>,
-    checkpoints: BTreeSet<Bytes>,
-    callbacks: BTreeMap<Bytes, Bytes>,
+    /// Running jobs that are to stop.
+    pub(crate) stopping: BTreeSet<Bytes>,
+    pub(crate) progress: BTreeMap<Bytes, Bytes>,
+    pub(crate) checkpoints: BTreeMap<Bytes, Bytes>,
+    /// State, digest and payload by member.
+    pub(crate) callbacks: BTreeMap<Bytes, Bytes>,
+    /// Theoretical arrival times in microseconds, by limited id.
+    pub(crate) arrivals: BTreeMap<Bytes, u64>,
     callback_tokens: BTreeMap<Bytes, Bytes>,
     batches: BTreeMap<Bytes, BTreeMap<String, Bytes>>,
     /// Leases by member.
@@ -90,8 +95,8 @@ impl Snapshot {
         let mut pipe = redis::pipe();
         for (key, name) in keys.iter().zip(&names) {
             match *name {
-                b"meta" | b"jobs" | b"mut" | b"err" | b"act" | b"uq" | b"deadrec" | b"use" | b"tl" | b"lim" | b"tat"
-                | b"cancel" | b"ckpt" | b"prog" | b"cb" | b"tok" | b"tomb" => pipe.cmd("HGETALL").arg(key),
+                b"meta" | b"jobs" | b"mut" | b"err" | b"act" | b"uq" | b"deadrec" | b"use" | b"tl" | b"lim"
+                | b"tat" | b"cancel" | b"ckpt" | b"prog" | b"cb" | b"tok" | b"tomb" => pipe.cmd("HGETALL").arg(key),
                 b"sched" | b"sess" | b"dead" | b"tobury" | b"parked" | b"due" => {
                     pipe.cmd("ZRANGE").arg(key).arg(0).arg(-1).arg("WITHSCORES")
                 }
@@ -129,7 +134,8 @@ impl Snapshot {
             b"err" => self.errors = map(value).into_keys().collect(),
             b"act" => {
                 let act = map(value);
-                self.marked_waiting = act.iter().filter(|(_, left)| **left == b"-1").map(|(lane, _)| lane.clone()).collect();
+                self.marked_waiting =
+                    act.iter().filter(|(_, left)| **left == b"-1").map(|(lane, _)| lane.clone()).collect();
                 self.active = act.into_keys().collect();
             }
             b"uq" => self.unique = map(value),
@@ -160,15 +166,17 @@ impl Snapshot {
             b"use" => self.usage = map(value),
             b"tl" => self.tenant_lanes = map(value),
             b"due" => self.due = scores(value).into_iter().map(|(id, _)| id).collect(),
-            b"cancel" | b"prog" => self.beside.extend(map(value).into_keys()),
-            b"ckpt" => self.checkpoints = map(value).into_keys().collect(),
+            b"cancel" => self.stopping = map(value).into_keys().collect(),
+            b"prog" => self.progress = map(value),
+            b"ckpt" => self.checkpoints = map(value),
+            b"tat" => self.arrivals = map(value).into_iter().map(|(id, us)| (id, text(&us).parse().unwrap())).collect(),
             b"tomb" => self.noted_tombstones = map(value).into_keys().collect(),
             b"meta" => self.meta = map(value).iter().map(|(k, v)| (text(k), text(v))).collect(),
             b"lim" => self.limits = map(value),
             b"cb" => self.callbacks = map(value),
             b"tok" => self.callback_tokens = map(value),
             b"fin" => assert!(list(value).len() <= 1000, "recent jobs are bounded"),
-            b"clock" | b"tat" => {}
+            b"clock" => {}
             _ => {
                 if let Some(lane) = name.strip_prefix(b"l:") {
                     let members = list(value);
@@ -221,8 +229,13 @@ impl Snapshot {
             assert!(!self.records.contains(member), "a job that stands and is dead: {member:02x?}");
         }
         assert_eq!(self.records, self.dead, "records of the dead");
-        for member in self.mutable.keys().chain(&self.errors).chain(&self.beside).chain(&self.checkpoints).chain(self.callbacks.keys()) {
+        let beside = [self.mutable.keys(), self.checkpoints.keys(), self.callbacks.keys()].into_iter().flatten();
+        for member in beside.chain(self.progress.keys()).chain(&self.errors) {
             assert!(self.jobs.contains_key(member), "a leftover of {member:02x?}");
+        }
+        for member in &self.stopping {
+            let runs = matches!(self.places.get(member), Some(Place::Running { .. }));
+            assert!(runs, "what does not run is told to stop: {member:02x?}");
         }
         self.check_lanes();
         self.check_unique();
@@ -344,7 +357,7 @@ impl Snapshot {
         assert_eq!(self.callback_tokens, expected, "tokens are those of the jobs that stand");
         for member in self.jobs.keys() {
             let extras = self.mutable.get(member).and_then(|old| old.get(11)).copied().unwrap_or(0);
-            assert_eq!(extras & 1 == 1, self.checkpoints.contains(member), "the note of a checkpoint");
+            assert_eq!(extras & 1 == 1, self.checkpoints.contains_key(member), "the note of a checkpoint");
         }
     }
 
