@@ -31,8 +31,9 @@ use crate::{
 /// # let _ = done; Ok(()) }
 /// ```
 ///
-/// Effects belong to [`standing`](Self::standing) members only. If one of them spoils the transaction, drop it, and begin
-/// again with fewer: nothing has happened. Dereferences to the connection.
+/// Effects belong to [`standing`](Self::standing) members only. If one of them spoils the transaction, roll back, and begin
+/// again with fewer: nothing has happened. Dropping it rolls back, too, a little later: until then the members are busy.
+/// Dereferences to the connection.
 #[derive(Debug)]
 pub struct BatchTx {
     tx: Transaction<'static, Postgres>,
@@ -128,6 +129,14 @@ impl BatchTx {
             })
             .collect();
         Ok(enqueue_in(&mut self.tx, &self.vault.seal_all(&jobs)?).await?)
+    }
+
+    /// Leaves everything as it was; the rows are free when this returns.
+    ///
+    /// # Errors
+    /// When Postgres is away: it rolls back by itself then.
+    pub async fn rollback(self) -> Result<(), JobError> {
+        Ok(self.tx.rollback().await?)
     }
 
     /// Commits the effects and the completion of all standing members together.

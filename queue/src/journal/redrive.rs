@@ -24,7 +24,7 @@ const REDRIVE: &str = concat!(
          SELECT back.* FROM picked, jsonb_populate_record(NULL::job_journal,
              '{\"at_most_once\": false, \"unique_queued\": false}' || job || jsonb_build_object(
                  'gen', (job->>'gen')::int + 1, 'state', 'live', 'attempt', 0, 'run_at', clock_timestamp(),
-                 'park_deadline', NULL, 'callback', NULL)) AS back
+                 'park_deadline', NULL, 'callback', nullif(job->'callback', '\"timed_out\"'))) AS back
          ORDER BY back.unique_key, back.id
          ON CONFLICT DO NOTHING
          RETURNING id, gen, band, queue, tenant, kind, run_at, rescue_limit, at_most_once
@@ -35,7 +35,8 @@ const REDRIVE: &str = concat!(
     " SELECT outbox.id FROM outbox LEFT JOIN wake ON true"
 );
 
-/// Brings dead or cancelled jobs back, up to 500: live, with a raised generation and fresh attempts, checkpoint and errors kept.
+/// Brings dead or cancelled jobs back, up to 500: live, with a raised generation and fresh attempts. Checkpoint, errors and what a
+/// callback brought are kept; a wait that nobody ended is begun anew.
 /// Returns those that are back; the others are no such jobs, or another one with their unique key stands.
 ///
 /// # Errors

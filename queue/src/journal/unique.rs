@@ -1,8 +1,9 @@
 //! What becomes of a job whose unique key is taken: it is answered with the one that stands, which may take over something of it.
 //!
-//! Only a live row whose time has not come is changed. It goes on in a new generation with a new outbox row: the member that
-//! Redis holds is a ghost, which the start check acknowledges unrun. One that runs before its time by Postgres' clock (a retry
-//! that was mirrored late) loses its row with the generation, so that args which were replaced never have effects.
+//! Only a live row whose time has not come is changed, and no member of a batch, which counts it as what it was. It goes on in a
+//! new generation with a new outbox row: the member that Redis holds is a ghost, which the start check acknowledges unrun. One
+//! that runs before its time by Postgres' clock (a retry that was mirrored late) loses its row with the generation, so that args
+//! which were replaced never have effects.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -89,7 +90,7 @@ const CHANGE: &str = concat!(
              AS t (id, unique_key, replace, args, policy, rescue_limit, at_most_once, reschedule, run_at, delay_s)
      ), waiting AS (
          SELECT j.id FROM new JOIN job_journal j ON j.id = new.id
-         WHERE j.state = 'live' AND j.run_at > clock_timestamp()
+         WHERE j.state = 'live' AND j.run_at > clock_timestamp() AND j.batch_id IS NULL
            AND (new.unique_key IS NULL OR j.unique_key = new.unique_key)
          ORDER BY j.id FOR UPDATE OF j
      ), changed AS (

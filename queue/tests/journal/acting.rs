@@ -48,6 +48,8 @@ async fn jobs_are_cancelled_once_and_each_is_answered() {
     assert_eq!(again.iter().filter(|answer| **answer == Cancelled::AlreadyFinal).count(), 4);
     let closed = journal::show_closed(&pool, ids[0]).await.unwrap().unwrap();
     assert_eq!((closed.state.as_str(), closed.reason.as_str()), ("cancelled", "not wanted"));
+    let listed = journal::list_closed(&pool, CloseState::Cancelled, None, 10).await.unwrap();
+    assert_eq!(listed.len(), 3, "the started one is not running any more");
     for id in [ids[0], ids[4]] {
         let running = attempt(&pool, id, 1).begin().await.unwrap_err();
         assert_eq!(running.decision(), Decision::Gone, "a running attempt has no effects any more");
@@ -216,6 +218,30 @@ async fn dead_jobs_are_redriven_and_discarded_by_filter_in_steps() {
     assert_eq!(all(&dead, ClosedAction::Discard).await, (1000, 1000, 3));
     assert_eq!(all(&dead, ClosedAction::Redrive).await, (0, 0, 1), "given up for good");
     assert_eq!(count(&pool, "SELECT count(*) FROM job_closed WHERE state = 'discarded'").await, 1000);
+}
+
+#[tokio::test]
+async fn a_look_at_closed_jobs_is_bounded_and_goes_on_where_it_ended() {
+    let pool = database().await;
+    sqlx::query(
+        "INSERT INTO job_closed (id, gen, state, queue, kind, tenant, reason, closed_at, job)
+         SELECT lpad(to_hex(n), 32, '0')::uuid, 1, 'dead', 'q', 'k', CASE WHEN n % 2500 = 0 THEN 't' END, 'r',
+                now() - make_interval(secs => n / 10), '{}' FROM generate_series(1, 12000) n",
+    )
+    .execute(&pool)
+    .await
+    .unwrap();
+    let filter = ClosedFilter { tenant: Some(Tenant::new("t").unwrap()), ..ClosedFilter::all(CloseState::Dead) };
+    let (mut found, mut looks, mut after) = (Vec::new(), 0, None);
+    loop {
+        let page = journal::find_closed(&pool, &filter, after, 500).await.unwrap();
+        found.extend(page.jobs.iter().map(|job| job.id.as_u128()));
+        (looks, after) = (looks + 1, page.next);
+        if after.is_none() {
+            break;
+        }
+    }
+    assert_eq!((found, looks), (vec![2500, 5000, 7500, 10000], 3));
 }
 
 #[tokio::test]

@@ -33,6 +33,9 @@ async fn it_starts_once_whoever_asks() {
     let id = enqueue(&pool, &[once()]).await[0].id();
     assert_eq!(count(&pool, "SELECT count(*) FROM job_outbox WHERE at_most_once").await, 1);
     assert!(!start(&pool, id, 2).await, "another generation");
+    sqlx::query("UPDATE job_journal SET state = 'parked'").execute(&pool).await.unwrap();
+    assert!(!start(&pool, id, 1).await, "it is not live");
+    sqlx::query("UPDATE job_journal SET state = 'live'").execute(&pool).await.unwrap();
     let both = tokio::join!(start(&pool, id, 1), start(&pool, id, 1));
     assert_ne!(both.0, both.1);
     assert!(!start(&pool, id, 1).await);

@@ -238,13 +238,18 @@ async fn many_jobs_complete_in_one_transaction_with_the_effects_of_those_that_st
     enqueue(&pool, &jobs).await;
     let members: Vec<_> = jobs.iter().map(|job| Member::journaled(job.id, 1)).collect();
     complete(&pool, jobs[1].id).await;
-    let held = attempt(&pool, jobs[2].id, 1).begin().await.unwrap();
+    let mut held = pool.begin().await.unwrap();
+    sqlx::query("SELECT FROM job_journal WHERE id = $1 FOR UPDATE")
+        .bind(jobs[2].id.0)
+        .execute(&mut *held)
+        .await
+        .unwrap();
     let mut asked = members.clone();
     asked[3] = Member::journaled(jobs[3].id, 2);
 
-    let mut dropped = BatchTx::begin(&pool, &asked).await.unwrap();
-    write_effect(&mut dropped, jobs[0].id).await;
-    drop(dropped);
+    let mut spoilt = BatchTx::begin(&pool, &asked).await.unwrap();
+    write_effect(&mut spoilt, jobs[0].id).await;
+    spoilt.rollback().await.unwrap();
 
     let mut tx = BatchTx::begin(&pool, &asked).await.unwrap();
     assert_eq!(tx.standing().count(), 497);
@@ -257,7 +262,7 @@ async fn many_jobs_complete_in_one_transaction_with_the_effects_of_those_that_st
     assert_eq!(tx.commit().await.unwrap().members().len(), 497);
     assert_eq!(count(&pool, "SELECT count(*) FROM effect").await, 497);
     assert_eq!(count(&pool, "SELECT count(*) FROM job_journal WHERE schedule_id IS NOT NULL").await, 1);
-    drop(held);
+    held.rollback().await.unwrap();
     let again = BatchTx::begin(&pool, &members).await.unwrap();
     assert_eq!(again.standing().count(), 2, "the one that was held and the one of another generation");
 }

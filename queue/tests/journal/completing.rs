@@ -163,13 +163,15 @@ async fn the_start_check_knows_live_rows_of_the_same_generation_only() {
 #[tokio::test]
 async fn bulk_completion_leaves_out_what_another_transaction_holds() {
     let pool = database().await;
-    let ids: Vec<_> = enqueue(&pool, &[note("a"), note("b"), note("c")]).await.iter().map(|job| job.id()).collect();
+    let ids: Vec<_> =
+        enqueue(&pool, &[note("a"), note("b"), note("c"), note("parked")]).await.iter().map(|job| job.id()).collect();
+    journal::park(&pool, ids[3], 1, std::time::Duration::from_secs(60), 0).await.unwrap();
     let held = attempt(&pool, ids[1], 1).begin().await.unwrap();
     let all: Vec<_> = ids.iter().map(|id| (*id, 1)).chain([(ids[0], 2)]).collect();
     let done = journal::complete(&pool, &all).await.unwrap();
     assert_eq!(done, [(ids[0], 1), (ids[2], 1)].into());
     drop(held);
-    assert_eq!(count(&pool, "SELECT count(*) FROM job_journal").await, 1);
+    assert_eq!(count(&pool, "SELECT count(*) FROM job_journal").await, 2);
 }
 
 #[tokio::test]

@@ -289,6 +289,26 @@ async fn tokens_are_fenced_by_the_live_row_and_belong_to_one_job() {
 }
 
 #[tokio::test]
+async fn a_redriven_job_keeps_what_came_and_asks_again_for_what_did_not() {
+    for (came, kept) in [(true, Some("7")), (false, None)] {
+        let pool = database().await;
+        let id = one(&pool).await;
+        expect(&pool, id, 1, TOKEN).await;
+        park(&pool, id, 1).await;
+        if came {
+            call_back(&pool, TOKEN, "7").await;
+        } else {
+            end_deadline(&pool).await;
+            journal::unpark_due(&pool, 100).await.unwrap();
+        }
+        let closing = Closing { state: CloseState::Dead, reason: "no", fingerprint: [0; 16], error: None, attempt: 1 };
+        assert!(journal::close(&pool, id, 2, &closing).await.unwrap());
+        assert!(journal::redrive(&pool, id).await.unwrap());
+        assert_eq!(called_back(&pool, id, 3).await.as_deref(), kept);
+    }
+}
+
+#[tokio::test]
 async fn an_attempt_of_an_earlier_generation_parks_nothing() {
     let pool = database().await;
     let id = one(&pool).await;

@@ -62,7 +62,9 @@ async fn a_waiting_job_takes_over_args_and_policy_and_its_old_member_is_a_ghost(
 #[tokio::test]
 async fn a_waiting_job_takes_over_a_time_and_keeps_its_args() {
     let pool = database().await;
-    let first = one(&pool, later("a", OnConflict::Reschedule)).await;
+    let job = later("a", OnConflict::Reschedule);
+    let first = one(&pool, job.clone()).await;
+    assert_eq!(one(&pool, job).await, Enqueued::Exists(first.id()), "the same request sent again is no other");
     let sooner = later("b", OnConflict::Reschedule).due(Due::In(HOUR / 2));
     assert_eq!(one(&pool, sooner).await, Enqueued::Rescheduled(first.id()));
     assert_eq!(row(&pool).await, (2, json!({"text": "a"}), 30));
@@ -74,12 +76,13 @@ async fn a_waiting_job_takes_over_a_time_and_keeps_its_args() {
 }
 
 #[tokio::test]
-async fn a_job_whose_time_has_come_or_that_is_parked_is_not_changed() {
+async fn a_job_whose_time_has_come_or_that_is_parked_or_a_member_of_a_batch_is_not_changed() {
     let pool = database().await;
     for (prepare, from) in [
         ("SELECT", OnConflict::Replace),
         ("SELECT", OnConflict::Reschedule),
         ("UPDATE job_journal SET state = 'parked', run_at = now() + interval '1 h'", OnConflict::Replace),
+        ("UPDATE job_journal SET batch_id = id, run_at = now() + interval '1 h'", OnConflict::Replace),
     ] {
         let first = one(&pool, keyed("a", UniqueScope::UntilFinal, from)).await;
         sqlx::query(prepare).execute(&pool).await.unwrap();
