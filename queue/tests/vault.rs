@@ -170,7 +170,7 @@ async fn a_dead_journaled_job_shows_which_key_opens_it_and_comes_back_sealed() {
     let mut job = charge();
     key().seal(&mut job).unwrap();
     let mut tx = pool.begin().await.unwrap();
-    journal::enqueue_in(&mut tx, &[job.clone()]).await.unwrap();
+    journal::enqueue_in(&mut tx, std::slice::from_ref(&job)).await.unwrap();
     tx.commit().await.unwrap();
     let ctx = attempt(&pool, job.id, None).with_vault(key());
     ctx.step(None, &CARD.to_owned()).await.unwrap().commit().await.unwrap();
@@ -208,7 +208,7 @@ async fn checkpoints_of_an_encrypted_kind_are_sealed_and_advance_as_others_do() 
     let mut job = charge();
     key().seal(&mut job).unwrap();
     let mut tx = pool.begin().await.unwrap();
-    journal::enqueue_in(&mut tx, &[job.clone()]).await.unwrap();
+    journal::enqueue_in(&mut tx, std::slice::from_ref(&job)).await.unwrap();
     tx.commit().await.unwrap();
 
     let first = attempt(&pool, job.id, None).with_vault(key());

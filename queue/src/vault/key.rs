@@ -4,7 +4,7 @@ use std::{fmt, path::PathBuf};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use chacha20poly1305::{Key as Bytes, KeyInit, XChaCha20Poly1305};
-use rand::{CryptoRng, Rng};
+use rand::CryptoRng;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroize;
 
@@ -169,7 +169,7 @@ impl fmt::Debug for NewKey {
 
 impl NewKey {
     /// Makes a key; without an id it gets a random one.
-    pub fn generate(id: Option<KeyId>, random: &mut (impl Rng + CryptoRng)) -> Self {
+    pub fn generate(id: Option<KeyId>, random: &mut impl CryptoRng) -> Self {
         let id = id.unwrap_or_else(|| KeyId(format!("k{:08x}", random.next_u32())));
         let mut bytes = [0; BYTES];
         random.fill_bytes(&mut bytes);

@@ -172,7 +172,7 @@ fn no_store_is_given_the_plain_args_of_an_encrypted_kind() {
     assert_eq!(job.stored_args().unwrap_err(), unsealed);
     assert_eq!(none.stored(&job).err(), Some(VaultError::NoKey { kind: Secret::KIND }));
     assert!(!vault.stored(&job).unwrap().get().contains("4111"));
-    assert!(none.seal_all(&[job.clone()]).is_err());
+    assert!(none.seal_all(std::slice::from_ref(&job)).is_err());
     let all = [NewJob::new(&Open { card: CARD.into() }).unwrap(), job];
     let all = vault.seal_all(&all).unwrap();
     assert!(all.iter().all(|job| job.stored_args().is_ok()));
