@@ -29,7 +29,7 @@ pub enum CancelError {
     #[error("its row is held by a transaction that decides about it: ask again in a moment")]
     Busy,
     /// A store is away.
-    #[error(transparent)]
+    #[error("{0}")]
     Find(#[from] FindError),
 }
 

@@ -190,7 +190,7 @@ impl JobView {
 #[derive(Debug, thiserror::Error)]
 pub enum FindError {
     /// Redis failed.
-    #[error(transparent)]
+    #[error("{0}")]
     Store(#[from] StoreError),
     /// Postgres failed.
     #[error("Postgres: {0}")]

@@ -276,16 +276,16 @@ fn due(delay: Option<Duration>, run_at: Option<DateTime<Utc>>) -> Result<Due, Pr
 #[derive(Debug, thiserror::Error)]
 pub enum SubmitError {
     /// Too much is waiting.
-    #[error(transparent)]
+    #[error("{0}")]
     Refused(#[from] Refused),
     /// Redis failed.
-    #[error(transparent)]
+    #[error("{0}")]
     Store(#[from] StoreError),
     /// The kind is encrypted, and there is no key.
-    #[error(transparent)]
+    #[error("{0}")]
     Vault(#[from] VaultError),
     /// The idempotency key stands for other args.
-    #[error(transparent)]
+    #[error("{0}")]
     Conflict(#[from] journal::IdempotencyConflict),
     /// Postgres failed.
     #[error("Postgres: {0}")]

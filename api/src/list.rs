@@ -121,10 +121,10 @@ pub struct JobPage {
 #[derive(Debug, thiserror::Error)]
 pub enum ListError {
     /// The cursor is none of this list's.
-    #[error(transparent)]
+    #[error("{0}")]
     Cursor(#[from] InvalidCursor),
     /// A store failed.
-    #[error(transparent)]
+    #[error("{0}")]
     Find(#[from] FindError),
 }
 

@@ -142,7 +142,7 @@ pub(crate) async fn run(context: &Context, command: DeadCommand) -> anyhow::Resu
             };
             let page = list(&store, &database, &kinds::catalog(), &query).await?;
             let header = ["job", "kind", "tenant", "attempts", "died", "reason"];
-            context.output.page(&page, header, |dead: &JobView| {
+            context.output.page_jobs(&page, header, |dead: &JobView| {
                 let reason: String = dead.reason.as_deref().unwrap_or_default().chars().take(100).collect();
                 let (kind, tenant) = (cell(dead.kind.as_ref()), cell(dead.tenant.as_ref()));
                 [dead.id.to_string(), kind, tenant, dead.attempt.to_string(), time(dead.closed_at), reason]

@@ -52,6 +52,25 @@ impl Output {
         header: [&str; N],
         cells: impl Fn(&JobView) -> [String; N],
     ) -> anyhow::Result<()> {
+        self.say_unreadable(page);
+        self.show(page, || Self::page_words(page, header, cells))
+    }
+
+    /// The same, but the jobs alone as JSON; how to see the next page goes to standard error then.
+    pub(crate) fn page_jobs<const N: usize>(
+        self,
+        page: &JobPage,
+        header: [&str; N],
+        cells: impl Fn(&JobView) -> [String; N],
+    ) -> anyhow::Result<()> {
+        self.say_unreadable(page);
+        if let Some(next) = page.next.as_ref().filter(|_| self.json) {
+            eprintln!("windrow: more: --cursor {next}");
+        }
+        self.show(&page.jobs, || Self::page_words(page, header, cells))
+    }
+
+    fn say_unreadable(self, page: &JobPage) {
         for UnreadableEntry { queue, entry } in &page.unreadable {
             let (id, at) = (cell(entry.id.as_ref()), time(entry.at));
             eprintln!(
@@ -59,17 +78,22 @@ impl Output {
                 if id.is_empty() { &entry.member } else { &id }
             );
         }
-        self.show(page, || {
-            let mut text = match (page.jobs.is_empty(), &page.next) {
-                (true, None) => return "none".to_owned(),
-                (true, Some(_)) => "none among those that were looked at".to_owned(),
-                (false, _) => table(header, page.jobs.iter().map(cells)),
-            };
-            if let Some(next) = &page.next {
-                text += &format!("\nmore: --cursor {next}");
-            }
-            text
-        })
+    }
+
+    fn page_words<const N: usize>(
+        page: &JobPage,
+        header: [&str; N],
+        cells: impl Fn(&JobView) -> [String; N],
+    ) -> String {
+        let mut text = match (page.jobs.is_empty(), &page.next) {
+            (true, None) => return "none".to_owned(),
+            (true, Some(_)) => "none among those that were looked at".to_owned(),
+            (false, _) => table(header, page.jobs.iter().map(cells)),
+        };
+        if let Some(next) = &page.next {
+            text += &format!("\nmore: --cursor {next}");
+        }
+        text
     }
 
     /// One result as a table of its fields.

@@ -82,3 +82,28 @@ async fn a_wrong_job_is_refused_and_nothing_is_enqueued() {
     place.run(&["import", "x.csv", "--project", "nothing"]).await.fails(3, "there is no project");
     place.run(&["payments", "pause", id]).await.fails(3, "there is no recurring payment");
 }
+
+#[tokio::test]
+async fn a_store_that_is_away_has_a_status_of_its_own_for_every_command_that_needs_it() {
+    let mut place = Place::migrated().await;
+    place.set("WINDROW_REDIS_URL", "redis://:hunter2@127.0.0.1:1");
+    let id = "01890000-0000-7000-8000-000000000000";
+    for command in [
+        &["jobs", "show", id][..],
+        &["jobs", "enqueue", "vacancy.fetch_all"],
+        &["jobs", "list", "--state", "ready"],
+        &["jobs", "cancel", id],
+        &["jobs", "cancel", "--kind", "vacancy.fetch_all"],
+        &["dead", "list"],
+        &["dead", "redrive", "--kind", "vacancy.fetch_all"],
+        &["queues", "list"],
+        &["queues", "pause", "fetch"],
+        &["limits", "list"],
+        &["workers"],
+        &["tenants", "usage", "fetch"],
+        &["batches", "show", id],
+    ] {
+        let away = place.run(command).await.fails(4, "Redis is not available");
+        assert!(!away.stderr.contains("hunter2"), "{away:?}");
+    }
+}

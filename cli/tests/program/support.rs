@@ -19,6 +19,12 @@ use windrow_devserver::{RedisOptions, RedisServer};
 /// Nothing here takes this long unless it hangs.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Sends a signal to a process.
+pub(crate) fn signal(child: &Child, signal: rustix::process::Signal) {
+    let pid = rustix::process::Pid::from_raw(child.id().unwrap().cast_signed()).unwrap();
+    rustix::process::kill_process(pid, signal).unwrap();
+}
+
 /// A Redis and a database of its own, and an empty folder.
 pub(crate) struct Place {
     pub(crate) redis: RedisServer,
@@ -114,6 +120,11 @@ impl Place {
         }
     }
 
+    /// Starts the program, without waiting for its end.
+    pub(crate) fn spawn(&self, args: &[&str]) -> Child {
+        self.command(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    }
+
     /// Starts a role, and waits until it listens.
     pub(crate) async fn start(&self, role: &str) -> Role {
         let mut child = self.command(&[role]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
@@ -158,8 +169,7 @@ impl Role {
 
     /// SIGTERM.
     pub(crate) fn terminate(&self) {
-        let pid = rustix::process::Pid::from_raw(self.child.id().unwrap().cast_signed()).unwrap();
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        signal(&self.child, rustix::process::Signal::TERM);
     }
 
     /// Waits for its end.
