@@ -62,7 +62,7 @@ if cancelled > 0 then
 end
 
 local codes, taken, changed, moved = {}, {}, {}, {}
-local writes, scheduled, unscheduled, unique_writes, key_writes, lanes, use = {}, {}, {}, {}, {}, {}, {}
+local writes, muts, scheduled, unscheduled, unique_writes, key_writes, lanes, use = {}, {}, {}, {}, {}, {}, {}, {}
 local stamp = ms6(now) .. ms6(now)
 
 local function due_at(delay)
@@ -130,6 +130,11 @@ local function conflict(i, part, delay, unique)
   moved[m] = true
   local at = due_at(delay)
   changed[m] = sub(old, 1, 6) .. ms6(math.max(at, now)) .. sub(old, 13)
+  local mut = call('HGET', MUT, m)
+  if mut then
+    -- One that ran before counts its wait from there.
+    muts[#muts + 1], muts[#muts + 2] = m, sub(mut, 1, 5) .. ms6(math.max(at, now)) .. sub(mut, 12)
+  end
   if at > now then
     scheduled[#scheduled + 1], scheduled[#scheduled + 2] = at, m
   else
@@ -209,6 +214,9 @@ for m, envelope in pairs(changed) do
 end
 if #writes > 0 then
   call('HSET', JOBS, unpack(writes))
+end
+if #muts > 0 then
+  call('HSET', MUT, unpack(muts))
 end
 if #unscheduled > 0 then
   call('ZREM', SCHED, unpack(unscheduled))

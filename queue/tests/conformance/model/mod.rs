@@ -5,6 +5,7 @@
 //! unique keys and belong to batches; queues are full. `WINDROW_TEST_ALL=1` runs for minutes, `WINDROW_TEST_SEED=n` another sequence.
 //! Histories that failed once are kept in `model.regressions`.
 
+mod corners;
 mod op;
 mod reference;
 mod world;

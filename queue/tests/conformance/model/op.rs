@@ -9,6 +9,7 @@ use windrow_queue::{
 };
 
 use super::reference::{Scope, UniqueScope};
+use crate::support::PLENTY;
 
 /// The settings under which a history runs; 0 is no cap.
 #[derive(Clone, Copy, Debug)]
@@ -71,6 +72,13 @@ pub(super) enum Fate {
     Delayed,
 }
 
+/// What a request asks for, at most.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Want {
+    pub(super) jobs: usize,
+    pub(super) bytes: usize,
+}
+
 /// What a running job writes about itself.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Note {
@@ -96,7 +104,7 @@ pub(super) enum Op {
     RelayAgain(usize),
     Request {
         process: usize,
-        want: usize,
+        want: Want,
         journaled_ok: bool,
         ends: Vec<(usize, End, Token)>,
         fate: Fate,
@@ -214,7 +222,9 @@ fn fate() -> impl Strategy<Value = Fate> {
 
 fn request() -> impl Strategy<Value = Op> {
     let ends = vec((any::<usize>(), end(), token()), 0..4);
-    (any::<usize>(), 0..6_usize, prop::bool::weighted(0.85), ends, fate())
+    let bytes = prop_oneof![4 => Just(PLENTY), 1 => 0..400_usize];
+    let want = (0..6_usize, bytes).prop_map(|(jobs, bytes)| Want { jobs, bytes });
+    (any::<usize>(), want, prop::bool::weighted(0.85), ends, fate())
         .prop_map(|(process, want, journaled_ok, ends, fate)| Op::Request { process, want, journaled_ok, ends, fate })
 }
 

@@ -23,10 +23,11 @@ pub(crate) struct Asked {
 }
 
 impl Asked {
-    fn job(&self, place: Place) -> Job {
+    fn job(&self, place: Place, ready: u64) -> Job {
         let keys = usize::from(self.unique.is_some()) + usize::from(self.batch.is_some());
         Job {
             place,
+            ready,
             lane: self.lane,
             // Header, lane, digests, and a length of two bytes.
             bytes: 16 + self.lane.encode().len() + 16 * keys + 2 + self.args,
@@ -75,14 +76,14 @@ impl Reference {
             return Ok(self.conflict(&stands, asked, scope, policy, scheduled, changed, now));
         }
         let place = if asked.delay > 0 { Place::Scheduled { due: now + asked.delay } } else { Place::Lane };
-        let job = asked.job(place);
+        let job = asked.job(place, now + asked.delay);
         if let Some(batch) = asked.batch {
             match self.batches.get(&batch) {
                 Some(batch) if !batch.sealed => {}
                 _ => return Err(Refused::BatchClosed),
             }
         }
-        self.refuses(&job)?;
+        self.refuses(&job, tombs.len() as u64 / 8)?;
         changed.insert(key.clone());
         if let Some((unique, scope)) = job.unique {
             self.keys_of_mut(scope).insert(unique, key.clone());
@@ -97,14 +98,14 @@ impl Reference {
         Ok(Enqueued::Created(asked.member.id))
     }
 
-    /// Why there is no room for a job.
-    fn refuses(&self, job: &Job) -> Result<(), Refused> {
+    /// Why there is no room for a job, beside what is left of cancelled ones.
+    fn refuses(&self, job: &Job, left: u64) -> Result<(), Refused> {
         let setup = self.setup;
         if self.gate {
             return Err(Refused::MemoryGate);
         }
         let (count, bytes) = self.usage(|_| true);
-        if count >= setup.max_jobs {
+        if count + left >= setup.max_jobs {
             return Err(Refused::QueueFull);
         }
         if setup.max_bytes > 0 && bytes + job.bytes as u64 > setup.max_bytes {
@@ -151,7 +152,7 @@ impl Reference {
                 if !waits && (scope == UniqueScope::Period || matches!(job.place, Place::Parked { .. })) {
                     return exists;
                 }
-                let new = asked.job(job.place.clone());
+                let new = asked.job(job.place.clone(), job.ready);
                 job.bytes = new.bytes + job.lane.encode().len() - new.lane.encode().len();
                 (job.unique, job.at_most_once, job.rescue_limit) = (new.unique, new.at_most_once, new.rescue_limit);
                 Enqueued::Replaced(id)
@@ -161,14 +162,20 @@ impl Reference {
                     return exists;
                 }
                 job.place = if asked.delay > 0 { Place::Scheduled { due: now + asked.delay } } else { Place::Lane };
+                job.ready = now + asked.delay;
                 Enqueued::Rescheduled(id)
             }
         }
     }
 
     /// A dead job comes back under a new id. Answers the job that stands in its place, or why there is no room.
-    pub(crate) fn redrive(&mut self, key: &Key, new: impl FnOnce() -> Member) -> Result<Result<(), Key>, Refused> {
-        let mut job = self.dead[key].1.clone();
+    pub(crate) fn redrive(
+        &mut self,
+        key: &Key,
+        new: impl FnOnce() -> Member,
+        now: u64,
+    ) -> Result<Result<(), Key>, Refused> {
+        let mut job = Job { ready: now, ..self.dead[key].1.clone() };
         if let Some((unique, scope)) = job.unique
             && let Some(stands) = self.keys_of(scope).get(&unique).filter(|stands| *stands != key)
         {
@@ -177,7 +184,7 @@ impl Reference {
         if job.batch.take().is_some() {
             job.bytes -= 16;
         }
-        self.refuses(&job)?;
+        self.refuses(&job, 0)?;
         let new = new().to_bytes();
         self.dead.remove(key);
         if let Some((unique, scope)) = job.unique {

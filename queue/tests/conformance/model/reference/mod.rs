@@ -6,7 +6,10 @@
 mod enqueue;
 mod limit;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use windrow_queue::{
     BatchId, JobId, Member,
@@ -65,6 +68,8 @@ pub(super) enum Came {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Job {
     pub(super) place: Place,
+    /// When it became ready, or will.
+    pub(super) ready: u64,
     pub(super) attempt: u32,
     pub(super) rescues: u8,
     pub(super) lane: Lane,
@@ -83,10 +88,24 @@ pub(super) struct Job {
     pub(super) noted: bool,
 }
 
+impl Job {
+    /// For another attempt. It has come to an outcome: its rescues are forgotten.
+    fn wait_again(&mut self, delay: Duration, now: u64) {
+        self.ready = now + millis(delay);
+        self.place = if delay.is_zero() { Place::Lane } else { Place::Scheduled { due: self.ready } };
+        self.rescues = 0;
+    }
+}
+
+fn millis(delay: Duration) -> u64 {
+    u64::try_from(delay.as_millis()).unwrap()
+}
+
 impl Default for Job {
     fn default() -> Self {
         Self {
             place: Place::Lane,
+            ready: 0,
             attempt: 0,
             rescues: 0,
             lane: Lane::default(),
@@ -319,10 +338,6 @@ impl Reference {
         done.insert(key.clone());
         let suspect = *suspect;
         let is_fast = outcome.member.generation.is_none();
-        let later = |delay: std::time::Duration| match u64::try_from(delay.as_millis()).unwrap() {
-            0 => Place::Lane,
-            delay => Place::Scheduled { due: now + delay },
-        };
         match &outcome.finish {
             Finish::Complete { .. } => self.leave(&key, Final::Completed, now),
             Finish::Bury { .. } if !is_fast || !job.stops => self.leave(&key, Final::Dead, now),
@@ -330,15 +345,16 @@ impl Reference {
             _ if job.stops => self.leave(&key, Final::Cancelled, now),
             Finish::Cancel { .. } | Finish::Gone | Finish::Bury { .. } => self.leave(&key, Final::Cancelled, now),
             Finish::Release => job.place = if suspect { Place::Suspect } else { Place::Lane },
-            Finish::Snooze { delay } => (job.place, job.rescues) = (later(*delay), 0),
+            Finish::Snooze { delay } => job.wait_again(*delay, now),
             Finish::Retry { delay, attempt, .. } => {
-                (job.place, job.attempt, job.rescues) = (later(*delay), *attempt, 0);
+                job.wait_again(*delay, now);
+                job.attempt = *attempt;
             }
             Finish::Park { delay } => {
                 (job.rescues, job.noted) = (0, true);
-                let delay = u64::try_from(delay.as_millis()).unwrap().max(1);
                 let came = matches!(job.wait, Some((_, Came::Payload(_))));
-                job.place = if came { Place::Lane } else { Place::Parked { deadline: now + delay } };
+                job.ready = if came { now } else { now + millis(*delay).max(1) };
+                job.place = if came { Place::Lane } else { Place::Parked { deadline: job.ready } };
             }
         }
         Verdict::Applied
@@ -402,6 +418,7 @@ impl Reference {
         if batch.sealed && batch.fired.is_none() && batch.completed + batch.dead + batch.cancelled == batch.members {
             batch.fired = Some(now);
             let (key, job) = batch.follow_up.clone();
+            let job = Job { ready: now, ..job };
             let before = self.jobs.insert(key, job);
             assert!(before.is_none(), "a follow-up stands before its batch is over");
         }
@@ -453,7 +470,7 @@ impl Reference {
         }
         job.noted = true;
         if matches!(job.place, Place::Parked { .. }) {
-            job.place = Place::Lane;
+            (job.place, job.ready) = (Place::Lane, now);
         }
         Callback::Delivered
     }
@@ -565,6 +582,7 @@ impl Reference {
         } else {
             moved.rescued += 1;
             job.place = if job.rescues >= 1 { Place::Suspect } else { Place::Lane };
+            job.ready = now;
             job.rescues += 1;
         }
     }

@@ -14,10 +14,10 @@ use windrow_queue::{
 };
 
 use super::{
-    op::{Change, End, Fate, Op, Setup, Token},
+    op::{Change, End, Fate, Op, Setup, Token, Want},
     reference::{Came, Id, KINDS, Key, RESCUE_LIMIT, Reference, Scope, UniqueScope},
 };
-use crate::support::{LEASE, Place, Rig, Snapshot, error};
+use crate::support::{LEASE, PLENTY, Place, Rig, Snapshot, error};
 
 use operator::Memory;
 use process::{Late, Process};
@@ -150,11 +150,11 @@ impl World {
 
     fn compare_jobs(&self, snapshot: &Snapshot) {
         for (key, job) in &self.reference.jobs {
-            let (attempt, rescues) = snapshot
-                .mutable
-                .get(key)
-                .map_or((0, 0), |bytes| (u32::from_be_bytes(*bytes.first_chunk().expect("eleven bytes")), bytes[4]));
-            assert_eq!((attempt, rescues), (job.attempt, job.rescues), "attempt and rescues of {key:02x?}");
+            let fresh = [&[0; 5], &snapshot.jobs[key][6..12]].concat();
+            let bytes = snapshot.mutable.get(key).unwrap_or(&fresh);
+            let attempt = u32::from_be_bytes(*bytes.first_chunk().expect("eleven bytes"));
+            let ready = bytes[5..11].iter().fold(0, |sum, &byte| (sum << 8) | u64::from(byte));
+            assert_eq!((attempt, bytes[4], ready), (job.attempt, job.rescues, job.ready), "what changes of {job:?}");
             assert_eq!(snapshot.jobs[key].len(), job.bytes, "size of {job:?}");
             assert_eq!(snapshot.stopping.contains(key), job.stops, "whether it is to stop: {job:?}");
             assert_eq!(snapshot.checkpoints.get(key), job.checkpoint.map(|state| vec![state]).as_ref(), "{job:?}");
@@ -276,7 +276,7 @@ impl World {
         for round in 0.. {
             assert!(round < 200, "what is left is never executed: {:?}", self.reference.jobs);
             let ends = [(0, End::Complete, Token::Right); 60];
-            self.request(0, 60, true, &ends, Fate::Answered).await;
+            self.request(0, Want { jobs: 60, bytes: PLENTY }, true, &ends, Fate::Answered).await;
             self.heartbeat(0).await;
             self.rig.advance(1000).await;
             self.tick().await;

@@ -125,7 +125,7 @@ impl World {
             Redriven::As(id) => Member::fast(id),
             _ => panic!("nothing keeps it dead: {answer:?}"),
         };
-        match self.reference.redrive(key, new) {
+        match self.reference.redrive(key, new, self.rig.now()) {
             Ok(Ok(())) => self.known.push(new()),
             Ok(Err(stands)) => assert_eq!(answer, Redriven::Stands(id_of(&stands))),
             Err(refused) => assert_eq!(answer, Redriven::Refused(refused)),

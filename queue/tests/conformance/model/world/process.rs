@@ -10,7 +10,7 @@ use windrow_queue::{
 use super::{World, digest, finish, member};
 use crate::{
     model::{
-        op::{End, Fate, Note, Token},
+        op::{End, Fate, Note, Token, Want},
         reference::{Answer, Came, Key},
     },
     support::{PLENTY, Place},
@@ -37,7 +37,7 @@ pub(super) struct Late {
 }
 
 enum What {
-    Request { want: usize, journaled_ok: bool, outcomes: Vec<Applied> },
+    Request { want: Want, journaled_ok: bool, outcomes: Vec<Applied> },
     Sync { running: Vec<(Member, u64)>, recent: Vec<Applied> },
 }
 
@@ -101,7 +101,7 @@ impl World {
     pub(super) async fn request(
         &mut self,
         i: usize,
-        want: usize,
+        want: Want,
         journaled_ok: bool,
         ends: &[(usize, End, Token)],
         fate: Fate,
@@ -150,13 +150,13 @@ impl World {
         session: &Session,
         n: u64,
         answered: u64,
-        want: usize,
+        want: Want,
         journaled_ok: bool,
         outcomes: &[Applied],
     ) -> Reply<ClaimReply> {
         let (sid, now) = (session.id().as_str(), self.rig.now());
         let ready_before = self.in_rings().await;
-        let reply = session.finish_claim(n, answered, want, PLENTY, journaled_ok, outcomes).await.unwrap();
+        let reply = session.finish_claim(n, answered, want.jobs, want.bytes, journaled_ok, outcomes).await.unwrap();
         let expected = self.reference.request(sid, n, answered);
         let Reply::Ok(answer) = &reply else {
             assert_eq!(expected, status(&reply));
@@ -164,7 +164,9 @@ impl World {
         };
         assert_eq!(expected, Answer::Ok(()));
         let members: Vec<Member> = answer.claims.iter().map(|claim| claim.member).collect();
-        assert!(members.len() <= want);
+        assert!(members.len() <= want.jobs);
+        let bytes = members.iter().map(|member| self.reference.jobs[&member.to_bytes()].bytes).sum::<usize>();
+        assert!(members.len() <= 1 || bytes <= want.bytes, "{bytes} bytes, and {want:?}");
         let suspect = self.reference.suspect_of(sid).cloned();
         let mut before = self.reference.clone();
         let verdicts = self.reference.finish(sid, outcomes, now);
@@ -186,11 +188,14 @@ impl World {
         }
         if journaled_ok {
             // A band whose turn it was may have had nothing but limited lanes: then it is told to ask again.
-            assert!(want == 0 || !ready_before || !members.is_empty() || answer.more, "there was something to claim");
+            assert!(
+                want.jobs == 0 || !ready_before || !members.is_empty() || answer.more,
+                "there was something to claim"
+            );
             let left = self.in_rings().await;
             // What follows a batch that ended here is told to whoever waits.
             assert!(answer.more || !left || tokens == 1, "there is more");
-            if want > 0 && members.len() == want && left {
+            if want.jobs > 0 && members.len() == want.jobs && left {
                 assert_eq!(tokens, 1, "a claim that leaves something wakes the next");
             }
         }
@@ -211,7 +216,7 @@ impl World {
         self.tick().await;
         for round in 0.. {
             assert!(round < 40, "a claim is told to ask again for ever");
-            match self.request(i, 50, true, &[], Fate::Answered).await {
+            match self.request(i, Want { jobs: 50, bytes: PLENTY }, true, &[], Fate::Answered).await {
                 Some((0, false)) => break,
                 // It was told that Redis forgot something.
                 None => self.settle(i).await,
