@@ -28,7 +28,7 @@ pub(crate) const TENANTS: usize = 100;
 /// Bytes of a job's args.
 pub(crate) const PAYLOAD: usize = 150;
 /// The longest that jobs may take to be done.
-const PATIENCE: Duration = Duration::from_secs(300);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
 
 /// A no-op whose args have [`PAYLOAD`] bytes.
 #[derive(Serialize, Deserialize)]

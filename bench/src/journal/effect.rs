@@ -1,6 +1,6 @@
 //! Journaled jobs that each write one row.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
@@ -8,13 +8,17 @@ use sqlx::PgPool;
 use tokio::task::JoinHandle;
 use windrow_devserver::PostgresServer;
 use windrow_queue::{
-    Handler, JobArgs, JobContext, JobResult, Kind, NewJob, QueueName, Tenant, database, health::Health, journal,
-    metrics::QueueMetrics, shutdown::Shutdown,
+    BatchHandler, BatchJob, Batched, Handler, JobArgs, JobContext, JobError, JobResult, Kind, NewJob, QueueName,
+    Tenant, database,
+    health::Health,
+    journal::{self, BatchTx},
+    metrics::QueueMetrics,
+    shutdown::Shutdown,
 };
 use windrow_scheduler::{Config as SchedulerConfig, Deps as SchedulerDeps};
 use windrow_worker::Registry;
 
-use crate::stage::{self, TENANTS, Tally, Worker, per_second};
+use crate::stage::{self, PATIENCE, TENANTS, Tally, Worker, per_second};
 
 /// One row for each effect. Nothing in it keeps an effect from being there twice: that is what is looked for.
 pub(super) const TABLE: &str = "CREATE TABLE bench_effect (n bigint NOT NULL)";
@@ -23,11 +27,13 @@ const BATCH: usize = 500;
 /// Jobs that run at a time.
 const SLOTS: usize = 400;
 
-/// Whose transaction an effect is written in.
+/// In what transaction an effect is written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum How {
-    /// The job's own.
+    /// One of its own.
     Single,
+    /// That of all jobs which run at the same time.
+    Batched,
 }
 
 /// What came of it.
@@ -65,6 +71,26 @@ impl Handler for Single {
     }
 }
 
+struct Batch {
+    tally: Tally,
+}
+
+impl BatchHandler for Batch {
+    type Args = Effect;
+
+    async fn run_batch(&self, jobs: &[BatchJob<Effect>], tx: &mut BatchTx) -> Result<(), JobError> {
+        let numbers: Vec<i64> = jobs.iter().map(|job| i64::try_from(job.args.n).unwrap_or(i64::MAX)).collect();
+        sqlx::query("INSERT INTO bench_effect (n) SELECT unnest($1::bigint[])")
+            .bind(numbers)
+            .execute(&mut **tx)
+            .await?;
+        for job in jobs {
+            self.tally.ran(job.args.n);
+        }
+        Ok(())
+    }
+}
+
 /// Commits the jobs in a database of their own.
 pub(super) async fn committed(
     postgres: &PostgresServer,
@@ -86,6 +112,7 @@ pub(super) async fn committed(
     let tally = Tally::of(jobs);
     let handlers = match how {
         How::Single => Registry::new().with(Single { tally: tally.clone() }),
+        How::Batched => Registry::new().with(Batched::new(Batch { tally: tally.clone() })),
     };
     let shutdown = Shutdown::new();
     let scheduler = scheduler(&store, pool(4)?, pool(1)?, &handlers, &shutdown);
@@ -95,6 +122,11 @@ pub(super) async fn committed(
     let started = Instant::now();
     let producer = tokio::spawn(enqueue(pool(1)?, work));
     tally.all().await?;
+    // A batch has run before it is committed.
+    while effects_of(&database).await?.0 < i64::try_from(jobs)? {
+        anyhow::ensure!(started.elapsed() < PATIENCE, "the last effects are not committed");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
     let per_s = per_second(jobs, started);
     producer.await??;
     worker.stop().await?;
@@ -108,6 +140,12 @@ pub(super) async fn committed(
     anyhow::ensure!(rows == 0, "{rows} jobs are still in the journal");
     let (effects, distinct) = (u64::try_from(effects)?, u64::try_from(distinct)?);
     Ok(Committed { per_s, lost: (jobs as u64).saturating_sub(distinct), duplicated: effects - distinct })
+}
+
+/// Effects, how many of them are different, and rows in the journal.
+async fn effects_of(database: &PgPool) -> Result<(i64, i64, i64)> {
+    let counts = "SELECT count(*), count(DISTINCT n), (SELECT count(*) FROM job_journal) FROM bench_effect";
+    Ok(sqlx::query_as(counts).fetch_one(database).await?)
 }
 
 fn effects(jobs: usize) -> Result<Vec<NewJob>> {

@@ -42,7 +42,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     let postgres = PostgresServer::start(PostgresOptions::default())?;
     let pgbench_per_s = pgbench::committed(&postgres, args.single, args.connections).await?;
     let single = effect::committed(&postgres, "single", effect::How::Single, args.single, args.connections).await?;
-    let batched = effect::committed(&postgres, "batched", effect::How::Single, args.jobs, args.connections).await?;
+    let batched = effect::committed(&postgres, "batched", effect::How::Batched, args.jobs, args.connections).await?;
     let figures = Figures {
         committed_per_s: batched.per_s,
         committed_per_s_single: single.per_s,

@@ -1,12 +1,18 @@
 //! Taking jobs in.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, io, sync::Arc, time::Duration};
 
 use backon::{ExponentialBuilder, Retryable};
-use redis::Value;
+use redis::{RedisError, Value};
 use uuid::Uuid;
 
-use super::{Store, StoreError, envelope, keys::Keys, millis, script::ENQUEUE};
+use super::{
+    Store, StoreError, envelope,
+    gather::{Abandoned, Gather, Limits},
+    keys::Keys,
+    millis,
+    script::ENQUEUE,
+};
 use crate::{
     id::{JobId, Member},
     job::{Due, Enqueued, IDEMPOTENCY_PERIOD, NewJob, OnConflict, Unique, UniqueScope},
@@ -17,8 +23,21 @@ use crate::{
 
 /// Jobs in one call of the script.
 const CHUNK: usize = 500;
+/// Fewer jobs than that are put together with those that others enqueue at the same time.
+const SMALL: usize = 100;
+/// Bytes of envelopes that are put together.
+const GATHERED_BYTES: usize = 1024 * 1024;
+/// Calls of a queue on their way at once that were put together: while Redis works on one, the next is made.
+const GATHERED_CALLS: usize = 2;
 /// The longest period of a unique key, a century: what is longer Redis may not be able to count.
 const MAX_PERIOD_MS: u64 = 100 * 365 * 24 * 3600 * 1000;
+
+/// Small calls of one queue, put together.
+pub(super) type Gathering = Arc<Gather<QueueName, Item, Code, StoreError>>;
+
+pub(super) fn gathering() -> Gathering {
+    Arc::new(Gather::new(Limits { calls: GATHERED_CALLS, items: CHUNK, weight: GATHERED_BYTES }))
+}
 
 /// A job that the queue does not take now. Nothing of it was stored.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -47,7 +66,7 @@ pub enum Refused {
     NoKey,
 }
 
-struct Item {
+pub(super) struct Item {
     member: Vec<u8>,
     part: Vec<u8>,
     delay: String,
@@ -55,7 +74,7 @@ struct Item {
     idempotency: Option<[u8; 16]>,
 }
 
-enum Code {
+pub(super) enum Code {
     Created,
     Known,
     Stands(JobId),
@@ -78,7 +97,6 @@ impl Store {
         let mut answers: Vec<Result<Enqueued, Refused>> =
             jobs.iter().map(|job| Ok(Enqueued::Created(job.id))).collect();
         for (queue, indexes) in by_queue {
-            let keys = Keys::new(queue);
             for chunk in indexes.chunks(CHUNK) {
                 let (mut sent, mut items) = (Vec::with_capacity(chunk.len()), Vec::with_capacity(chunk.len()));
                 for &i in chunk {
@@ -93,7 +111,7 @@ impl Store {
                 if items.is_empty() {
                     continue;
                 }
-                for (i, code) in sent.into_iter().zip(self.send_items(&keys, &items).await?) {
+                for (i, code) in sent.into_iter().zip(self.send_gathered(queue, items).await?) {
                     answers[i] = match code {
                         Code::Created => {
                             self.count_enqueued(queue, &jobs[i].kind);
@@ -140,6 +158,23 @@ impl Store {
             }));
         }
         Ok(answers)
+    }
+
+    /// Sends a few jobs together with those of other callers; many are a call of their own.
+    async fn send_gathered(&self, queue: &QueueName, items: Vec<Item>) -> Result<Vec<Code>, StoreError> {
+        if items.len() >= SMALL {
+            return self.send_items(&Keys::new(queue), &items).await;
+        }
+        let weight = items.iter().map(|item| item.part.len()).sum();
+        let (store, of) = (self.clone(), queue.clone());
+        let send = move |items: Vec<Item>| {
+            let (store, keys) = (store.clone(), Keys::new(&of));
+            async move { store.send_items(&keys, &items).await }
+        };
+        self.inner.gathering.call(queue, items, weight, send).await.unwrap_or_else(|Abandoned| {
+            let error = io::Error::other("the task that sends enqueued jobs has ended");
+            Err(StoreError::Unavailable(RedisError::from(error)))
+        })
     }
 
     async fn send_items(&self, keys: &Keys, items: &[Item]) -> Result<Vec<Code>, StoreError> {

@@ -1,11 +1,11 @@
 //! Calls that would each send a little, put together.
 //!
-//! While a call for a key is on its way, further ones gather; when its answer is there, they go out together as the next. A
+//! While calls for a key are on their way, further ones gather; when an answer is there, they go out together as the next. A
 //! lone call is sent at once, and there is no timer: batches grow with load by themselves.
 //!
-//! The first caller that finds nothing on its way starts a task, which sends what has gathered, batch after batch, until
-//! nothing is left. It does not belong to that caller: one that goes away takes nobody's call with it. What it had handed over
-//! is sent if its turn had come, and forgotten otherwise, so that no more is held than living callers have handed over.
+//! A caller that finds fewer on their way than may be starts a task, which sends what has gathered, batch after batch, until
+//! nothing is left. The task does not belong to that caller: one that goes away takes nobody's call with it. What it had handed
+//! over is sent if its turn had come, and forgotten otherwise, so that no more is held than living callers have handed over.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -15,10 +15,12 @@ use std::{
 
 use tokio::sync::oneshot;
 
-/// How much goes out together.
+/// How much goes out.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
-    /// Items.
+    /// Calls on their way at once, for one key.
+    pub(crate) calls: usize,
+    /// Items in one call.
     pub(crate) items: usize,
     /// What they weigh together. One caller's items go out together, whatever they weigh.
     pub(crate) weight: usize,
@@ -32,12 +34,28 @@ struct Waiting<T, A, E> {
     answer: oneshot::Sender<Result<Vec<A>, E>>,
 }
 
-/// What gathers while a call is on its way. A key is here as long as one is.
-type Gathered<T, A, E> = VecDeque<Waiting<T, A, E>>;
+/// What gathers for one key.
+struct Gathered<T, A, E> {
+    senders: usize,
+    waiting: VecDeque<Waiting<T, A, E>>,
+}
 
 struct State<K, T, A, E> {
     numbers: u64,
+    /// A key is here as long as somebody sends for it.
     keys: HashMap<K, Gathered<T, A, E>>,
+}
+
+impl<K: Eq + Hash, T, A, E> State<K, T, A, E> {
+    fn sends_less(&mut self, key: &K) {
+        if let Some(gathered) = self.keys.get_mut(key) {
+            gathered.senders -= 1;
+            if gathered.senders == 0 {
+                // Whoever waits all the same, after the last sender was torn off, learns that nothing comes.
+                self.keys.remove(key);
+            }
+        }
+    }
 }
 
 /// Puts calls for the same key together. Items are of type `T`, each is answered with an `A`, or all with an error `E`.
@@ -81,33 +99,55 @@ impl<K: Eq + Hash, T, A, E> Gather<K, T, A, E> {
         F: Future<Output = Result<Vec<A>, E>> + Send + 'static,
     {
         let (answer, answered) = oneshot::channel();
-        let number = {
-            let mut state = self.state();
-            state.numbers += 1;
-            let waiting = Waiting { number: state.numbers, items, weight, answer };
-            let number = state.numbers;
-            if let Some(gathered) = state.keys.get_mut(key) {
-                gathered.push_back(waiting);
-            } else {
-                state.keys.insert(key.clone(), VecDeque::from([waiting]));
-                let sender = Sender { gather: Arc::clone(self), key: key.clone(), done: false };
-                drop(state);
-                tokio::spawn(sender.run(send));
-            }
-            number
-        };
+        let (number, sender) = self.hand_over(key, items, weight, answer);
         let mut handed_over = HandedOver { gather: self, key, number: Some(number) };
+        if let Some(sender) = sender {
+            tokio::spawn(sender.run(send));
+        }
         let answer = answered.await.map_err(|_| Abandoned);
         handed_over.number = None;
         answer
     }
 
-    /// The next batch of a key; with nothing left, the key is forgotten, and the next call starts anew.
-    fn take(&self, key: &K) -> Option<Gathered<T, A, E>> {
+    fn hand_over(
+        self: &Arc<Self>,
+        key: &K,
+        items: Vec<T>,
+        weight: usize,
+        answer: oneshot::Sender<Result<Vec<A>, E>>,
+    ) -> (u64, Option<Sender<K, T, A, E>>)
+    where
+        K: Clone,
+    {
+        let mut state = self.state();
+        state.numbers += 1;
+        let number = state.numbers;
+        let waiting = Waiting { number, items, weight, answer };
+        let senders = match state.keys.get_mut(key) {
+            Some(gathered) => {
+                gathered.waiting.push_back(waiting);
+                &mut gathered.senders
+            }
+            None => {
+                let gathered = Gathered { senders: 0, waiting: VecDeque::from([waiting]) };
+                &mut state.keys.entry(key.clone()).or_insert(gathered).senders
+            }
+        };
+        let more = *senders < self.limits.calls;
+        *senders += usize::from(more);
+        (number, more.then(|| Sender { gather: Arc::clone(self), key: key.clone(), done: false }))
+    }
+
+    /// The next batch of a key; with nothing left, one sends less for it.
+    fn take(&self, key: &K) -> Option<Vec<Waiting<T, A, E>>> {
         let mut state = self.state();
         let gathered = state.keys.get_mut(key)?;
+        if gathered.waiting.is_empty() {
+            state.sends_less(key);
+            return None;
+        }
         let (mut count, mut weight, mut callers) = (0, 0, 0);
-        for waiting in &*gathered {
+        for waiting in &gathered.waiting {
             count += waiting.items.len();
             weight += waiting.weight;
             if callers > 0 && (count > self.limits.items || weight > self.limits.weight) {
@@ -115,11 +155,7 @@ impl<K: Eq + Hash, T, A, E> Gather<K, T, A, E> {
             }
             callers += 1;
         }
-        if callers == 0 {
-            state.keys.remove(key);
-            return None;
-        }
-        Some(gathered.drain(..callers).collect())
+        Some(gathered.waiting.drain(..callers).collect())
     }
 }
 
@@ -136,26 +172,21 @@ impl<K: Eq + Hash, T, A, E> Drop for HandedOver<'_, K, T, A, E> {
             let mut state = self.gather.state();
             let Some(gathered) = state.keys.get_mut(self.key) else { return };
             // In order of their numbers, since they are given out under the same lock.
-            if let Ok(at) = gathered.binary_search_by_key(&number, |waiting| waiting.number) {
-                gathered.remove(at);
+            if let Ok(at) = gathered.waiting.binary_search_by_key(&number, |waiting| waiting.number) {
+                gathered.waiting.remove(at);
             }
         }
     }
 }
 
-/// Sends what gathers for one key. However it ends, the key is free for the next caller then; if it was torn off, whoever
-/// waits learns that nothing comes.
+/// Sends what gathers for one key, until nothing is left or it is torn off.
 struct Sender<K: Eq + Hash, T, A, E> {
     gather: Arc<Gather<K, T, A, E>>,
     key: K,
     done: bool,
 }
 
-impl<K, T, A, E> Sender<K, T, A, E>
-where
-    K: Clone + Eq + Hash,
-    E: Clone,
-{
+impl<K: Eq + Hash, T, A, E: Clone> Sender<K, T, A, E> {
     async fn run<S, F>(mut self, send: S)
     where
         S: Fn(Vec<T>) -> F,
@@ -190,7 +221,7 @@ where
 impl<K: Eq + Hash, T, A, E> Drop for Sender<K, T, A, E> {
     fn drop(&mut self) {
         if !self.done {
-            self.gather.state().keys.remove(&self.key);
+            self.gather.state().sends_less(&self.key);
         }
     }
 }
@@ -207,7 +238,7 @@ mod tests {
     type Batches = mpsc::UnboundedSender<Vec<u32>>;
     type Numbers = Gather<&'static str, u32, u32, String>;
 
-    const LIMITS: Limits = Limits { items: 5, weight: 100 };
+    const LIMITS: Limits = Limits { calls: 1, items: 5, weight: 100 };
 
     /// A server that shows the batches that reach it, and answers each with its numbers doubled when it is let.
     #[derive(Clone)]
@@ -279,7 +310,8 @@ mod tests {
         let (gather, server, mut batches) = setup();
         let calls: Vec<(&[u32], usize)> =
             vec![(&[1], 1), (&[2, 3], 1), (&[4, 5, 6], 1), (&[7], 60), (&[8], 60), (&[9; 7], 300), (&[10], 1)];
-        let mut waiting: Vec<_> = calls.iter().map(|(items, weight)| call(&gather, &server, items, *weight).boxed()).collect();
+        let mut waiting: Vec<_> =
+            calls.iter().map(|(items, weight)| call(&gather, &server, items, *weight).boxed()).collect();
         for call in &mut waiting {
             assert!(poll!(call).is_pending());
         }
@@ -307,7 +339,7 @@ mod tests {
         leader.abort();
         assert!(leader.await.unwrap_err().is_cancelled());
         drop(leaver);
-        assert_eq!(gather.state().keys["key"].len(), 1);
+        assert_eq!(gather.state().keys["key"].waiting.len(), 1);
         server.answers.add_permits(2);
         assert_eq!(stayer.await, Ok(Ok(vec![6])));
         assert_eq!(batches.recv().await.unwrap(), [3]);
@@ -326,6 +358,26 @@ mod tests {
         let answers: Vec<bool> =
             futures::future::join_all(waiting).await.into_iter().map(|answer| answer.unwrap().is_ok()).collect();
         assert_eq!(answers, [false, false, false, false, false, true, true]);
+    }
+
+    #[tokio::test]
+    async fn as_many_calls_are_on_their_way_as_may_be() {
+        let (server, mut batches) = Server::new();
+        let gather: Arc<Numbers> = Arc::new(Gather::new(Limits { calls: 2, ..LIMITS }));
+        let mut waiting: Vec<_> = (1..=4).map(|item| call(&gather, &server, &[item], 1).boxed()).collect();
+        for (i, call) in waiting.iter_mut().enumerate() {
+            assert!(poll!(call).is_pending());
+            match i {
+                0 | 1 => assert_eq!(batches.recv().await.unwrap(), [u32::try_from(i).unwrap() + 1]),
+                _ => assert!(batches.try_recv().is_err()),
+            }
+        }
+        assert_eq!(gather.state().keys["key"].senders, 2);
+        server.answers.add_permits(3);
+        for (item, answer) in (1..=4).zip(futures::future::join_all(waiting).await) {
+            assert_eq!(answer, Ok(Ok(vec![item * 2])));
+        }
+        until_forgotten(&gather).await;
     }
 
     #[tokio::test]

@@ -13,6 +13,7 @@ mod dead;
 mod durable;
 mod enqueue;
 mod envelope;
+mod gather;
 mod hold;
 mod inspect;
 mod keys;
@@ -50,7 +51,7 @@ use topology::Topology;
 
 pub use batch::{BatchStatus, NewBatch};
 pub use bulk::{DeadAct, Pace, Walk, Walked};
-pub use callback::{CallbackToken, CalledBack, Callback, InvalidToken, MAX_CALLBACK_BYTES, TokenDigest};
+pub use callback::{Callback, CallbackToken, CalledBack, InvalidToken, MAX_CALLBACK_BYTES, TokenDigest};
 pub use cancel::Cancelled;
 pub use checkpoint::{Extras, MAX_CHECKPOINT_BYTES};
 pub use cursor::{Cursor, InvalidCursor};
@@ -59,8 +60,8 @@ pub use durable::Durability;
 pub use enqueue::Refused;
 pub use envelope::{AttemptError, Envelope, Lane};
 pub use hold::Hold;
-pub use layout::{Layout, QueuePlace};
 pub use inspect::{Counts, JobState, JobStatus, Usage, kept_result};
+pub use layout::{Layout, QueuePlace};
 pub use limits::{InvalidScope, Limit, LimitState, MAX_LIMITS, Rate, Scope};
 pub use list::{Filter, HeldBy, HeldWhy, Listed, MAX_PAGE, Page, Progress, Standing, Unreadable};
 pub use recent::{Ended, Finished, RECENT};
@@ -146,7 +147,7 @@ impl fmt::Debug for Config {
 }
 
 /// What can go wrong between us and Redis.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
     /// The settings are not usable.
     #[error("redis.{key}: {reason}")]
@@ -236,6 +237,7 @@ struct Inner {
     /// Empty, or in tests the key of a manual clock.
     clock: String,
     metrics: Metrics,
+    gathering: enqueue::Gathering,
 }
 
 /// Where the store counts, once it was told; shared by all handles and connections that came of one [`Store::new`].
@@ -264,7 +266,7 @@ impl Store {
     pub fn with_clock(config: &Config, clock: String) -> Result<Self, StoreError> {
         let metrics = Metrics::default();
         let links = Links::new(Arc::new(Topology::new(config)?), &metrics);
-        let inner = Arc::new(Inner { links, config: config.clone(), clock, metrics });
+        let inner = Arc::new(Inner { links, config: config.clone(), clock, metrics, gathering: enqueue::gathering() });
         Ok(Self { inner, vault: Vault::default() })
     }
 
@@ -285,13 +287,14 @@ impl Store {
     /// whoever runs on another one detaches first.
     #[must_use]
     pub fn detached(&self) -> Self {
-        let Inner { links, config, clock, metrics } = &*self.inner;
+        let Inner { links, config, clock, metrics, .. } = &*self.inner;
         Self {
             inner: Arc::new(Inner {
                 links: links.detached(),
                 config: config.clone(),
                 clock: clock.clone(),
                 metrics: Arc::clone(metrics),
+                gathering: enqueue::gathering(),
             }),
             vault: self.vault.clone(),
         }
