@@ -87,7 +87,11 @@ impl Store {
             .arg(self.config().max_jobs);
         let answer: Result<Vec<u8>, StoreError> = self.link().run(&BATCH_OPEN, &call).await;
         let answer = match answer {
-            Err(StoreError::Unavailable(error)) if error.code() == Some("OOM") => return Ok(Err(Refused::MemoryGate)),
+            // Refused as a whole; but an earlier call whose answer was lost may have opened it.
+            Err(StoreError::Unavailable(error)) if error.code() == Some("OOM") => {
+                let stands = self.batch(&follow_up.queue, batch.id).await?;
+                return Ok(stands.map_or(Err(Refused::MemoryGate), |stands| Ok(Enqueued::Exists(stands.follow_up))));
+            }
             answer => answer?,
         };
         Ok(match &*answer {

@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use windrow_queue::{
-    Member,
-    store::{Claim, Finish, Hold, MAX_CHECKPOINT_BYTES, StoreError},
+    BatchId, Enqueued, Member,
+    store::{
+        Callback, Cancelled, Claim, Finish, Hold, Limit, MAX_CHECKPOINT_BYTES, NewBatch, Refused, Scope, StoreError,
+    },
 };
 
 use crate::support::*;
@@ -148,4 +150,43 @@ async fn of_a_job_that_nobody_knows_nothing_waits() {
     let rig = Rig::new().await;
     let extras = rig.store.extras(&rig.queue, Member::fast(windrow_queue::JobId::new())).await.unwrap();
     assert!(extras.checkpoint.is_none() && extras.callback.is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_a_full_redis_jobs_are_seen_through_and_nothing_new_begins() {
+    let start = || windrow_devserver::RedisServer::start(windrow_devserver::RedisOptions::default());
+    let server = tokio::task::spawn_blocking(start).await.unwrap().unwrap();
+    let rig = Rig::at(&server.url(), |_| ()).await;
+    let batch = |n| NewBatch { id: BatchId(uuid::Uuid::from_u128(rand::random())), follow_up: rig.job(n) };
+    let (before, full) = (batch(1), batch(2));
+    assert!(rig.store.open_batch(&before).await.unwrap().is_ok());
+    let (mut worker, claim, hold) = running(&rig).await;
+    let waits = rig.put_many(2).await;
+    let digest = windrow_queue::store::TokenDigest([1; 16]);
+
+    rig.raw::<()>(redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg(1)).await;
+    let store = &rig.store;
+    assert_eq!(store.open_batch(&full).await.unwrap(), Err(Refused::MemoryGate));
+    let answer = store.open_batch(&before).await.unwrap();
+    assert_eq!(answer, Ok(Enqueued::Exists(before.follow_up.id)), "asking again is no new batch");
+    assert!(store.batch(&rig.queue, full.id).await.unwrap().is_none());
+    assert!(store.checkpoint(&hold, b"x").await.unwrap() && store.progress(&hold, 1, 2).await.unwrap());
+    assert!(store.expect_callback(&hold, digest).await.unwrap());
+    worker.finish(&[outcome(&claim, Finish::Park { delay: Duration::from_secs(60) })]).await;
+    let answer = store.call_back(&rig.queue, digest, &raw_args("1".into())).await.unwrap();
+    assert_eq!(answer, Callback::Delivered);
+    assert_eq!(store.cancel(&rig.queue, &waits[..1]).await.unwrap(), [Cancelled::Done]);
+    let one = Limit { concurrency: Some(1), rate: None };
+    assert!(store.set_limit(&rig.queue, &Scope::Queue, &one).await.unwrap());
+    assert!(store.seal_batch(&rig.queue, before.id).await.unwrap(), "the follow-up of what was accepted runs");
+    rig.raw::<()>(redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg(0)).await;
+    let mut done = 0;
+    for _ in 0..10 {
+        let claims = worker.claim(5).await;
+        assert!(claims.len() <= 1);
+        done += claims.len();
+        worker.complete(&claims).await;
+    }
+    assert_eq!(done, 3, "the one that was called back, the other one, and the follow-up");
+    assert!(rig.audit().await.jobs.is_empty());
 }

@@ -132,6 +132,30 @@ async fn a_suspect_counts_to_limits_like_any_other() {
 }
 
 #[tokio::test]
+async fn a_slot_that_its_lane_cannot_use_goes_on_to_the_next_one() {
+    let rig = Rig::new().await;
+    set(&rig, "kind=a", at_once(1)).await;
+    set(&rig, "tenant=x", at_once(1)).await;
+    rig.put(&of(&rig, "a", "x", 2)).await;
+    let mut worker = rig.worker().await;
+    let first = worker.claim(10).await;
+    assert_eq!(first.len(), 1);
+    let patient = rig.put(&of(&rig, "a", "y", 1)).await[0];
+    let mut urgent = of(&rig, "b", "x", 1);
+    urgent[0].band = windrow_queue::Band::Critical;
+    let urgent = rig.put(&urgent).await[0];
+    assert!(worker.claim(10).await.is_empty());
+    worker.complete(&first).await;
+    // The lane that came in for the slot of its kind finds its tenant's taken.
+    let reply = worker.serve(10, &[]).await;
+    assert_eq!(reply.claims.iter().map(|claim| claim.member).collect::<Vec<_>>(), [urgent]);
+    assert!(reply.more, "the slot is somebody else's now");
+    rig.audit().await;
+    assert_eq!(worker.claim_members(10).await, [patient]);
+    rig.audit().await;
+}
+
+#[tokio::test]
 async fn limits_of_a_band_of_lanes_that_all_wait_leave_the_other_bands_alone() {
     let rig = Rig::new().await;
     set(&rig, "kind=a", at_once(1)).await;
