@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 use windrow_queue::{
-    BatchId, JobId, Kind, Member, NewJob, OnConflict, UniqueScope,
+    BatchId, JobId, Member, NewJob, OnConflict, UniqueScope,
     store::{Applied, Cancelled, Claim, Finish, Limit, NewBatch, Rate, Reply, Scope, Session, SessionId},
 };
 

@@ -4,16 +4,16 @@
 //! it was allowed to.
 
 mod enqueue;
+mod finish;
 mod limit;
+mod outside;
+mod time;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use windrow_queue::{
     BatchId, JobId, Member,
-    store::{Applied, Callback, Cancelled, Finish, Verdict},
+    store::{Applied, Verdict},
 };
 
 use super::op::Setup;
@@ -86,19 +86,6 @@ pub(super) struct Job {
     pub(super) wait: Option<(u8, Came)>,
     /// It was parked, or called back: whoever runs it next looks.
     pub(super) noted: bool,
-}
-
-impl Job {
-    /// For another attempt. It has come to an outcome: its rescues are forgotten.
-    fn wait_again(&mut self, delay: Duration, now: u64) {
-        self.ready = now + millis(delay);
-        self.place = if delay.is_zero() { Place::Lane } else { Place::Scheduled { due: self.ready } };
-        self.rescues = 0;
-    }
-}
-
-fn millis(delay: Duration) -> u64 {
-    u64::try_from(delay.as_millis()).unwrap()
 }
 
 impl Default for Job {
@@ -320,161 +307,6 @@ impl Reference {
         self.limits.start(&started, &running, now);
     }
 
-    pub(super) fn finish(&mut self, sid: &str, outcomes: &[Applied], now: u64) -> Vec<Verdict> {
-        let mut done = BTreeSet::new();
-        outcomes.iter().map(|outcome| self.finish_one(sid, outcome, now, &mut done)).collect()
-    }
-
-    fn finish_one(&mut self, sid: &str, outcome: &Applied, now: u64, done: &mut BTreeSet<Key>) -> Verdict {
-        let key = outcome.member.to_bytes();
-        let Some(job) = self.jobs.get_mut(&key) else { return Verdict::Already };
-        let Place::Running { sid: holder, claim_no, suspect } = &job.place else { return Verdict::Already };
-        if holder != sid || done.contains(&key) {
-            return Verdict::Already;
-        }
-        if *claim_no != outcome.claim_no {
-            return Verdict::NotYours;
-        }
-        done.insert(key.clone());
-        let suspect = *suspect;
-        let is_fast = outcome.member.generation.is_none();
-        match &outcome.finish {
-            Finish::Complete { .. } => self.leave(&key, Final::Completed, now),
-            Finish::Bury { .. } if !is_fast || !job.stops => self.leave(&key, Final::Dead, now),
-            // One that somebody cancelled does not come back, whatever its attempt came to.
-            _ if job.stops => self.leave(&key, Final::Cancelled, now),
-            Finish::Cancel { .. } | Finish::Gone | Finish::Bury { .. } => self.leave(&key, Final::Cancelled, now),
-            Finish::Release => job.place = if suspect { Place::Suspect } else { Place::Lane },
-            Finish::Snooze { delay } => job.wait_again(*delay, now),
-            Finish::Retry { delay, attempt, .. } => {
-                job.wait_again(*delay, now);
-                job.attempt = *attempt;
-            }
-            Finish::Park { delay } => {
-                (job.rescues, job.noted) = (0, true);
-                let came = matches!(job.wait, Some((_, Came::Payload(_))));
-                job.ready = if came { now } else { now + millis(*delay).max(1) };
-                job.place = if came { Place::Lane } else { Place::Parked { deadline: job.ready } };
-            }
-        }
-        Verdict::Applied
-    }
-
-    /// A job is final.
-    fn leave(&mut self, key: &Key, end: Final, now: u64) {
-        let job = self.jobs.remove(key).expect("it stands");
-        if let Some((unique, scope)) = job.unique
-            && scope != UniqueScope::Period
-        {
-            self.keys.retain(|other, stands| *other != unique || stands != key);
-        }
-        if matches!(end, Final::Dead) && key.len() == 16 {
-            let Job { lane, bytes, unique, batch, at_most_once, rescue_limit, .. } = job;
-            let again = Job { lane, bytes, unique, batch, at_most_once, rescue_limit, ..Job::default() };
-            self.dead.insert(key.clone(), (now, again));
-            self.trim_dead();
-        }
-        if let Some(number) = job.batch {
-            let batch = self.batches.get_mut(&number).expect("it has members");
-            match end {
-                Final::Completed => batch.completed += 1,
-                Final::Dead => batch.dead += 1,
-                Final::Cancelled => batch.cancelled += 1,
-            }
-            self.fire(number, now);
-        }
-    }
-
-    fn trim_dead(&mut self) {
-        while self.dead.len() as u64 > self.setup.max_dead {
-            let (_, oldest) = self.dead.iter().map(|(key, (at, _))| (*at, key.clone())).min().expect("there are some");
-            self.dead.remove(&oldest);
-            self.trimmed += 1;
-        }
-    }
-
-    pub(super) fn open_batch(&mut self, number: u8, id: BatchId, follow_up: Member, lane: Lane, args: usize) {
-        // Header, lane, and `{"follows":"…"}` with its length.
-        let bytes = 16 + lane.encode().len() + 2 + 50 + args;
-        let follow_up = (follow_up.to_bytes(), Job { lane, bytes, ..Job::default() });
-        let batch =
-            Batch { id, follow_up, members: 0, completed: 0, dead: 0, cancelled: 0, sealed: false, fired: None };
-        self.batches.insert(number, batch);
-    }
-
-    pub(super) fn is_full(&self) -> bool {
-        self.jobs.len() as u64 >= self.setup.max_jobs
-    }
-
-    pub(super) fn seal_batch(&mut self, number: u8, now: u64) -> bool {
-        let Some(batch) = self.batches.get_mut(&number) else { return false };
-        batch.sealed = true;
-        self.fire(number, now);
-        true
-    }
-
-    fn fire(&mut self, number: u8, now: u64) {
-        let batch = self.batches.get_mut(&number).expect("it is there");
-        if batch.sealed && batch.fired.is_none() && batch.completed + batch.dead + batch.cancelled == batch.members {
-            batch.fired = Some(now);
-            let (key, job) = batch.follow_up.clone();
-            let job = Job { ready: now, ..job };
-            let before = self.jobs.insert(key, job);
-            assert!(before.is_none(), "a follow-up stands before its batch is over");
-        }
-    }
-
-    /// Cancels jobs, of which some are named twice.
-    pub(super) fn cancel(&mut self, members: &[Member], now: u64) -> Vec<Cancelled> {
-        let cancel = |member: &Member| {
-            let key = member.to_bytes();
-            match self.jobs.get_mut(&key) {
-                None => Cancelled::Unknown,
-                Some(job) if matches!(job.place, Place::Running { .. }) => {
-                    job.stops = true;
-                    Cancelled::Stopping
-                }
-                Some(_) => {
-                    self.leave(&key, Final::Cancelled, now);
-                    Cancelled::Done
-                }
-            }
-        };
-        members.iter().map(cancel).collect()
-    }
-
-    /// Whether the token is known from now on.
-    pub(super) fn expect_callback(&mut self, sid: &str, key: &Key, claim_no: u64, token: u8) -> bool {
-        let owner = self.waits_for(token);
-        let is_own = owner.as_ref() == Some(key);
-        let Some(job) = self.holds(sid, key, claim_no) else { return false };
-        if owner.is_none() {
-            job.wait = Some((token, Came::Nothing));
-        }
-        owner.is_none() || is_own
-    }
-
-    pub(super) fn waits_for(&self, token: u8) -> Option<Key> {
-        let waits = |job: &Job| job.wait.as_ref().is_some_and(|(of, _)| *of == token);
-        self.jobs.iter().find(|(_, job)| waits(job)).map(|(key, _)| key.clone())
-    }
-
-    pub(super) fn call_back(&mut self, token: u8, payload: u8, now: u64) -> Callback {
-        let Some(key) = self.waits_for(token) else { return Callback::Unknown };
-        let job = self.jobs.get_mut(&key).expect("it waits");
-        let over = matches!(job.place, Place::Parked { deadline } if deadline <= now);
-        match &mut job.wait {
-            Some((_, Came::Payload(_) | Came::Read(_))) => return Callback::Duplicate,
-            Some((_, came @ Came::Nothing)) if !over => *came = Came::Payload(payload),
-            _ => return Callback::Late,
-        }
-        job.noted = true;
-        if matches!(job.place, Place::Parked { .. }) {
-            (job.place, job.ready) = (Place::Lane, now);
-        }
-        Callback::Delivered
-    }
-
     /// Answers the verdicts, how many went back, and what is lost.
     pub(super) fn sync(
         &mut self,
@@ -513,77 +345,6 @@ impl Reference {
         } else {
             let suspect = matches!(job.place, Place::Running { suspect: true, .. });
             job.place = if suspect { Place::Suspect } else { Place::Lane };
-        }
-    }
-
-    pub(super) fn tick(&mut self, now: u64) -> Moved {
-        let mut moved = Moved::default();
-        for job in self.jobs.values_mut() {
-            let is_due = match job.place {
-                Place::Scheduled { due } => due <= now,
-                Place::Parked { deadline } if deadline <= now => {
-                    if let Some((_, came)) = &mut job.wait {
-                        *came = Came::TooLate;
-                    }
-                    true
-                }
-                _ => false,
-            };
-            if is_due {
-                job.place = Place::Lane;
-                moved.promoted += 1;
-            }
-        }
-        let last = self.last_tick;
-        if now >= last && now - last < 800 {
-            return moved;
-        }
-        self.last_tick = now;
-        moved.grace = last > 0 && (now < last || now - last > 5000);
-        if moved.grace {
-            for session in self.sessions.values_mut() {
-                session.deadline = now + LEASE;
-            }
-        } else {
-            self.doom(now, &mut moved);
-        }
-        let old = now.saturating_sub(self.setup.dead_age);
-        let before = self.dead.len();
-        self.dead.retain(|_, (at, _)| *at > old);
-        self.trimmed += (before - self.dead.len()) as u64;
-        self.limits.forget_arrivals(now);
-        moved
-    }
-
-    fn doom(&mut self, now: u64, moved: &mut Moved) {
-        let lapsed: Vec<String> =
-            self.sessions.iter().filter(|(_, session)| session.deadline <= now).map(|(sid, _)| sid.clone()).collect();
-        for sid in lapsed {
-            self.sessions.remove(&sid);
-            let held: Vec<Key> = self.held(&sid).map(|(key, _)| key.clone()).collect();
-            for key in held {
-                self.rescue(&key, now, moved);
-            }
-        }
-    }
-
-    fn rescue(&mut self, key: &Key, now: u64, moved: &mut Moved) {
-        let job = self.jobs.get_mut(key).expect("it is held");
-        let alone = matches!(job.place, Place::Running { suspect: true, .. });
-        if job.stops {
-            self.leave(key, Final::Cancelled, now);
-        } else if job.at_most_once || (alone && job.rescues > job.rescue_limit.unwrap_or(RESCUE_LIMIT)) {
-            moved.poisoned += 1;
-            if key.len() > 16 {
-                job.place = Place::ToBury;
-            } else {
-                self.leave(key, Final::Dead, now);
-            }
-        } else {
-            moved.rescued += 1;
-            job.place = if job.rescues >= 1 { Place::Suspect } else { Place::Lane };
-            job.ready = now;
-            job.rescues += 1;
         }
     }
 }
