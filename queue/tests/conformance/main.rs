@@ -14,6 +14,7 @@ mod durable;
 mod enqueue;
 mod fair;
 mod finish;
+mod gather;
 mod hold;
 mod limits;
 mod list;
