@@ -134,6 +134,11 @@ impl Limits {
         }
     }
 
+    /// The clock steps back: what started before is in no stretch of time that can be told.
+    pub(crate) fn step_back(&mut self) {
+        self.starts.clear();
+    }
+
     /// In no stretch of time do more start than a burst, and one for each interval in it.
     fn check_window(&mut self, id: Id, rate: Rate, count: usize, now: u64) {
         let (of, starts) = self.starts.entry(id).or_insert((rate, Vec::new()));

@@ -107,7 +107,10 @@ impl World {
             Op::Tick => self.tick().await,
             Op::Advance(ms) => self.rig.advance(ms).await,
             Op::Lapse(living) => self.lapse(living).await,
-            Op::StepBack(ms) => self.rig.set_clock(self.rig.now() - ms).await,
+            Op::StepBack(ms) => {
+                self.reference.limits.step_back();
+                self.rig.set_clock(self.rig.now() - ms).await;
+            }
             Op::Remember => self.remember().await,
             Op::RollBack => self.roll_back().await,
             Op::Redrive(i) => self.redrive(i).await,
