@@ -72,6 +72,10 @@ async fn check_says_where_each_queue_is() {
     let fetch = format!("queue fetch in slot {slot} on 127.0.0.1:{}", nodes.owner(slot).unwrap().port());
     assert!(ended.code == 0 && ended.stdout.contains("Redis Cluster of 3 masters"), "{ended:?}");
     assert!(ended.stdout.contains(&fetch), "{fetch}: {ended:?}");
+    nodes.nodes()[2].kill().unwrap();
+    let ended = place.run(&["check"]).await;
+    let away = format!("127.0.0.1:{}: Redis is not available", nodes.nodes()[2].port());
+    assert!(ended.code != 0 && ended.stdout.contains(&away), "{away}: {ended:?}");
     place.set("REDIS__CLUSTER", "false");
     place.set("REDIS__NODES", "");
     let ended = place.run(&["check"]).await;

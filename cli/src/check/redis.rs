@@ -31,7 +31,14 @@ pub(super) async fn check(context: &Context) -> Looked {
             findings.extend(rights(&store).await);
             Looked { findings, clock: servers.first().map(|(_, server)| server.time_us) }
         }
-        Err(error @ StoreError::Unavailable(_)) => Finding::error(PART, error.to_string(), START).into(),
+        Err(error @ StoreError::Unavailable(_)) => {
+            let mut findings = vec![Finding::error(PART, error.to_string(), START)];
+            // Which of the servers it is.
+            if let Ok(layout) = store.layout(&queues).await {
+                findings.extend(arrangement(&layout, false));
+            }
+            Looked { findings, clock: None }
+        }
         Err(error @ StoreError::Config { .. }) => Finding::error(PART, error.to_string(), "correct the setting").into(),
         Err(error) => match store.ping().await {
             Ok(()) => Looked { findings: hidden(&error), clock: None },
