@@ -79,7 +79,8 @@ fn opened_callback(
 }
 
 impl Executor {
-    pub(crate) async fn execute(self: Arc<Self>, delivery: Delivery) {
+    /// The future is small: it is moved into its task, for every job. What seldom happens is boxed in it.
+    pub(crate) fn execute(self: Arc<Self>, delivery: Delivery) -> impl Future<Output = ()> + Send {
         let info = delivery.handler.info();
         let span = tracing::info_span!(
             "job",
@@ -89,10 +90,10 @@ impl Executor {
             tenant = delivery.tenant.as_ref().map(tracing::field::display),
             trace_id = delivery.traceparent.as_deref().and_then(|parent| parent.split('-').nth(1)),
         );
-        self.execute_in_span(delivery).instrument(span).await;
+        self.execute_in_span(delivery).instrument(span)
     }
 
-    async fn execute_in_span(&self, delivery: Delivery) {
+    async fn execute_in_span(self: Arc<Self>, delivery: Delivery) {
         let info = delivery.handler.info().clone();
         let labels = [info.queue.as_str(), info.kind.as_str()];
         let metrics = delivery.handler.metrics(&self.metrics);
@@ -119,7 +120,7 @@ impl Executor {
                 attempt.policy.delivery = DeliveryPolicy::AtLeastOnce;
                 let error = JobError::from(error);
                 self.metrics.failed.with_label_values(&[labels[0], labels[1], error.class()]).inc();
-                let Decided { outcome, finish } = self.decide(&attempt, Ended::Handler(Err(error))).await;
+                let Decided { outcome, finish } = Box::pin(self.decide(&attempt, Ended::Handler(Err(error)))).await;
                 self.metrics.finished.with_label_values(&[labels[0], labels[1], outcome]).inc();
                 return attempt.lease.finish(finish);
             }
@@ -143,12 +144,12 @@ impl Executor {
         .with_vault(vault);
         let stopped_before = match control.reason() {
             StopReason::None if attempt.policy.delivery == DeliveryPolicy::AtMostOnce => {
-                self.start_once(&attempt).await
+                Box::pin(self.start_once(&attempt)).await
             }
             StopReason::None => None,
             StopReason::Lost => return,
             StopReason::Shutdown => Some(Finish::Release.into()),
-            StopReason::Cancelled => Some(self.decide(&attempt, Ended::Cancelled).await),
+            StopReason::Cancelled => Some(Box::pin(self.decide(&attempt, Ended::Cancelled)).await),
         };
         if let Some(Decided { outcome, finish }) = stopped_before {
             self.metrics.finished.with_label_values(&[labels[0], labels[1], outcome]).inc();
@@ -190,7 +191,15 @@ impl Executor {
         {
             self.metrics.failed.with_label_values(&[labels[0], labels[1], error.class()]).inc();
         }
-        let decided = self.decide(&attempt, ended).await;
+        let decided = match ended {
+            // Nearly all jobs end so, and nobody has to be asked.
+            Ended::Handler(Ok(Outcome::Done))
+                if attempt.lease.member().generation.is_none() && !attempt.keep_result =>
+            {
+                Finish::Complete { keep: None }.into()
+            }
+            ended => Box::pin(self.decide(&attempt, ended)).await,
+        };
         match decided.outcome {
             "complete" => metrics.complete.inc(),
             outcome => self.metrics.finished.with_label_values(&[labels[0], labels[1], outcome]).inc(),

@@ -74,6 +74,13 @@ pub(super) struct Item {
     idempotency: Option<[u8; 16]>,
 }
 
+impl Item {
+    /// Ready at once, with no key and no batch: the script is told of such jobs in fewer words.
+    fn is_plain(&self) -> bool {
+        self.delay == "0" && self.unique.is_empty() && self.idempotency.is_none() && !envelope::in_batch(&self.part)
+    }
+}
+
 pub(super) enum Code {
     Created,
     Known,
@@ -181,16 +188,19 @@ impl Store {
         let mut call = ENQUEUE.call(keys, None, self.clock());
         let config = self.config();
         call.arg(config.max_jobs).arg(config.max_bytes).arg(config.max_tenant_jobs).arg(config.max_tenant_bytes);
-        call.arg(items.len());
+        let all_plain = items.iter().all(Item::is_plain);
+        call.arg(items.len()).arg(u8::from(all_plain));
         for item in items {
-            call.arg(&item.member)
-                .arg(&item.part)
-                .arg(&item.delay)
+            call.arg(&item.member).arg(&item.part);
+            if all_plain {
+                continue;
+            }
+            call.arg(&item.delay)
                 .arg(&item.unique)
                 .arg(item.idempotency.as_ref().map_or(&[][..], |key| key))
                 .arg(millis(IDEMPOTENCY_PERIOD));
         }
-        let answer = (|| self.link().run::<Vec<Value>>(&ENQUEUE, &call))
+        let answer = (|| self.link().run::<Value>(&ENQUEUE, &call))
             .retry(
                 ExponentialBuilder::new()
                     .with_min_delay(Duration::from_millis(20))
@@ -201,7 +211,12 @@ impl Store {
             .when(|error| error.is_unavailable() && !is_out_of_memory(error))
             .await;
         match answer {
-            Ok(codes) => codes.iter().map(decode).collect(),
+            Ok(Value::BulkString(codes)) => codes.iter().map(|&code| decode(&[code])).collect(),
+            Ok(Value::Array(codes)) => codes
+                .iter()
+                .map(|code| if let Value::BulkString(code) = code { decode(code) } else { Err(unreadable()) })
+                .collect(),
+            Ok(_) => Err(unreadable()),
             // The script was refused as a whole, but an earlier try whose answer was lost may have stored them.
             Err(error) if is_out_of_memory(&error) => {
                 let members: Vec<&[u8]> = items.iter().map(|item| &*item.member).collect();
@@ -257,26 +272,27 @@ fn delay(due: Due) -> String {
     }
 }
 
-fn decode(code: &Value) -> Result<Code, StoreError> {
+fn unreadable() -> StoreError {
+    StoreError::Unreadable("an answer to enqueue")
+}
+
+fn decode(code: &[u8]) -> Result<Code, StoreError> {
     match code {
-        Value::BulkString(code) => match &**code {
-            b"+" => Ok(Code::Created),
-            b"=" => Ok(Code::Known),
-            b"f" => Ok(Code::Refused(Refused::QueueFull)),
-            b"b" => Ok(Code::Refused(Refused::QueueBytes)),
-            b"t" => Ok(Code::Refused(Refused::TenantFull)),
-            b"x" => Ok(Code::Refused(Refused::BatchClosed)),
-            b"m" => Ok(Code::Refused(Refused::MemoryGate)),
-            [changed @ (b'R' | b'D'), id @ ..] if id.len() == 16 => {
-                let id = id_from(id)?;
-                Ok(if *changed == b'R' { Code::Replaced(id) } else { Code::Rescheduled(id) })
-            }
-            id => id_from(id).map(Code::Stands),
-        },
-        _ => Err(StoreError::Unreadable("an answer to enqueue")),
+        b"+" => Ok(Code::Created),
+        b"=" => Ok(Code::Known),
+        b"f" => Ok(Code::Refused(Refused::QueueFull)),
+        b"b" => Ok(Code::Refused(Refused::QueueBytes)),
+        b"t" => Ok(Code::Refused(Refused::TenantFull)),
+        b"x" => Ok(Code::Refused(Refused::BatchClosed)),
+        b"m" => Ok(Code::Refused(Refused::MemoryGate)),
+        [changed @ (b'R' | b'D'), id @ ..] if id.len() == 16 => {
+            let id = id_from(id)?;
+            Ok(if *changed == b'R' { Code::Replaced(id) } else { Code::Rescheduled(id) })
+        }
+        id => id_from(id).map(Code::Stands),
     }
 }
 
 fn id_from(bytes: &[u8]) -> Result<JobId, StoreError> {
-    Uuid::from_slice(bytes).map(JobId).map_err(|_| StoreError::Unreadable("an answer to enqueue"))
+    Uuid::from_slice(bytes).map(JobId).map_err(|_| unreadable())
 }

@@ -176,6 +176,11 @@ pub(crate) fn encode_fast(job: &NewJob, args: &StoredArgs<'_>) -> Vec<u8> {
     .encode(&extra, args.get().as_bytes())
 }
 
+/// Whether a part belongs to a member of a batch.
+pub(crate) fn in_batch(part: &[u8]) -> bool {
+    part.get(1).is_some_and(|flags| flags & BATCH != 0)
+}
+
 /// The same for a journaled job: only where it waits.
 pub(crate) fn encode_journaled(job: &RelayJob) -> Vec<u8> {
     Header {
