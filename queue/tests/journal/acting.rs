@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use sqlx::PgPool;
 use windrow_queue::{
     Decision, Delivery, JobId, Kind, Member, QueueName, Tenant,
@@ -13,10 +13,14 @@ use windrow_queue::{
     policy::PolicyOverride,
 };
 
-use crate::support::{attempt, count, database, enqueue, note};
+use crate::support::{attempt, count, database, enqueue, note, patient};
 
 fn done(id: JobId, generation: i32) -> Cancelled {
     Cancelled::Done { member: Member::journaled(id, generation), queue: "test".to_owned() }
+}
+
+async fn now(pool: &PgPool) -> DateTime<Utc> {
+    sqlx::query_scalar("SELECT clock_timestamp()").fetch_one(pool).await.unwrap()
 }
 
 async fn die(pool: &PgPool, id: JobId, fingerprint: u8) {
@@ -69,7 +73,7 @@ async fn a_job_that_is_being_decided_is_waited_for() {
     let step = cancel_where(&pool, &StandingFilter::default(), None, "no", false).await.unwrap();
     assert_eq!((step.matched, step.cancelled.len(), step.busy), (1, 0, 1));
     let again = tokio::spawn({
-        let (pool, id) = (pool.clone(), ids[0]);
+        let (pool, id) = (patient(&pool).await, ids[0]);
         async move { journal::cancel(&pool, &[id], "no").await.unwrap().remove(0) }
     });
     crate::support::blocked(&pool).await;
@@ -131,11 +135,12 @@ async fn what_a_filter_names_is_cancelled_in_steps_and_a_dry_run_counts_it() {
     assert_eq!(count(&pool, "SELECT count(*) FROM job_journal").await, 1800);
     assert_eq!(all(&filter, false).await, (300, 300, 1));
     assert_eq!(all(&filter, false).await, (0, 0, 1));
+    let now = now(&pool).await;
     let nobody = [
         StandingFilter { kind: Some(Kind::from_static("test.other")), ..StandingFilter::default() },
         StandingFilter { parked: Some(true), ..StandingFilter::default() },
-        StandingFilter { since: Some(Utc::now() + Duration::from_secs(60)), ..StandingFilter::default() },
-        StandingFilter { until: Some(Utc::now() - Duration::from_secs(60)), ..StandingFilter::default() },
+        StandingFilter { since: Some(now + Duration::from_secs(60)), ..StandingFilter::default() },
+        StandingFilter { until: Some(now - Duration::from_secs(60)), ..StandingFilter::default() },
     ];
     for filter in nobody {
         assert_eq!(all(&filter, true).await.0, 0, "{filter:?}");
@@ -205,11 +210,12 @@ async fn dead_jobs_are_redriven_and_discarded_by_filter_in_steps() {
     assert_eq!(count(&pool, "SELECT count(*) FROM job_outbox WHERE gen = 2").await, 200);
     assert_eq!(count(&pool, "SELECT count(*) FROM job_journal WHERE state = 'live' AND gen = 2").await, 200);
 
+    let now = now(&pool).await;
     let nobody = [
         ClosedFilter { kind: Some(Kind::from_static("test.other")), ..dead.clone() },
         ClosedFilter { queue: Some(QueueName::from_static("other")), ..dead.clone() },
-        ClosedFilter { since: Some(Utc::now() + Duration::from_secs(60)), ..dead.clone() },
-        ClosedFilter { until: Some(Utc::now() - Duration::from_secs(60)), ..dead.clone() },
+        ClosedFilter { since: Some(now + Duration::from_secs(60)), ..dead.clone() },
+        ClosedFilter { until: Some(now - Duration::from_secs(60)), ..dead.clone() },
         ClosedFilter::all(CloseState::Cancelled),
     ];
     for filter in nobody {
@@ -263,7 +269,7 @@ async fn a_bulk_redrive_leaves_dead_whose_key_is_taken_and_brings_one_of_each_ke
 
 #[tokio::test]
 async fn a_redrive_waits_for_a_discard_and_finds_the_job_given_up() {
-    let pool = database().await;
+    let pool = patient(&database().await).await;
     let id = enqueue(&pool, &[note("a")]).await[0].id();
     die(&pool, id, 1).await;
     let mut discard = pool.begin().await.unwrap();

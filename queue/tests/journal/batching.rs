@@ -12,7 +12,7 @@ use windrow_queue::{
 };
 
 use crate::support::{
-    LosesCommit, attempt, blocked, connect, count, database, database_url, enqueue, note, write_effect,
+    LosesCommit, attempt, blocked, connect, count, database, database_url, enqueue, note, patient, write_effect,
 };
 
 async fn open(pool: &PgPool) -> NewBatch {
@@ -93,7 +93,7 @@ async fn a_follow_up_is_enqueued_once_when_all_members_are_final() {
 
 #[tokio::test]
 async fn last_members_that_complete_at_once_fire_it_once_whoever_looks() {
-    let pool = database().await;
+    let pool = patient(&database().await).await;
     let batch = open(&pool).await;
     let members = add(&pool, &batch, 8).await;
     seal(&pool, batch.id).await;
@@ -126,7 +126,7 @@ async fn last_members_that_complete_at_once_fire_it_once_whoever_looks() {
 
 #[tokio::test]
 async fn members_are_added_before_it_is_sealed_or_not_at_all() {
-    let pool = database().await;
+    let pool = patient(&database().await).await;
     let batch = open(&pool).await;
     let mut adding = pool.begin().await.unwrap();
     journal::enqueue_in(&mut adding, &[note("member").batch(batch.id)]).await.unwrap();

@@ -8,7 +8,7 @@ use windrow_queue::{
     journal::{self, EnqueueError, IdempotencyConflict, OUTBOX_CHANNEL},
 };
 
-use crate::support::{attempt, count, database, enqueue, note};
+use crate::support::{attempt, count, database, enqueue, note, patient};
 
 #[tokio::test]
 async fn a_job_stands_if_and_only_if_the_callers_transaction_commits() {
@@ -45,7 +45,7 @@ async fn thousands_of_jobs_are_answered_in_their_order() {
 
 #[tokio::test]
 async fn a_unique_key_is_free_again_when_its_job_completes_and_is_scoped_by_tenant() {
-    let pool = database().await;
+    let pool = patient(&database().await).await;
     let first = enqueue(&pool, &[note("a").unique("k")]).await[0];
     assert_eq!(enqueue(&pool, &[note("b").unique("k")]).await[0], Enqueued::Exists(first.id()));
     let other = note("c").tenant(Tenant::new("acme").unwrap()).unique("k");
@@ -57,7 +57,7 @@ async fn a_unique_key_is_free_again_when_its_job_completes_and_is_scoped_by_tena
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn producers_with_the_same_unique_keys_in_any_order_never_deadlock() {
-    let pool = database().await;
+    let pool = patient(&database().await).await;
     let mut created = 0;
     for round in 0..10 {
         // All transactions are open before the first of them enqueues, so that they really meet.
@@ -146,7 +146,7 @@ async fn the_same_request_twice_is_answered_with_the_first_job_even_after_it_com
 
 #[tokio::test]
 async fn the_same_request_at_the_same_time_makes_one_job() {
-    let pool = database().await;
+    let pool = patient(&database().await).await;
     let requests: Vec<_> = (0..8)
         .map(|number| {
             let pool = pool.clone();

@@ -10,7 +10,7 @@ use windrow_queue::{
     store::{Callback, CalledBack, MAX_CALLBACK_BYTES, TokenDigest},
 };
 
-use crate::support::{attempt, blocked, count, database, enqueue, note};
+use crate::support::{attempt, blocked, count, database, enqueue, note, patient};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const TOKEN: TokenDigest = TokenDigest([1; 16]);
@@ -108,7 +108,7 @@ async fn a_callback_that_comes_before_the_park_is_consumed_by_it() {
 
 #[tokio::test]
 async fn a_callback_while_the_park_commits_waits_and_finds_the_job_parked() {
-    let pool = database().await;
+    let pool = patient(&database().await).await;
     let id = one(&pool).await;
     expect(&pool, id, 1, TOKEN).await;
     // A park that has locked its tokens and not committed yet: both sides lock the token row first.
@@ -130,7 +130,7 @@ async fn a_callback_while_the_park_commits_waits_and_finds_the_job_parked() {
 
 #[tokio::test]
 async fn a_park_while_the_callback_commits_waits_and_finds_it() {
-    let pool = database().await;
+    let pool = patient(&database().await).await;
     let id = one(&pool).await;
     expect(&pool, id, 1, TOKEN).await;
     let mut callback = pool.begin().await.unwrap();
@@ -147,7 +147,7 @@ async fn a_park_while_the_callback_commits_waits_and_finds_it() {
 
 #[tokio::test]
 async fn parks_and_callbacks_that_race_lose_no_answer_and_go_on_once() {
-    let pool = database().await;
+    let pool = patient(&database().await).await;
     let ids: Vec<_> = enqueue(&pool, &(0..60).map(|_| note("a")).collect::<Vec<_>>()).await;
     sqlx::query("DELETE FROM job_outbox").execute(&pool).await.unwrap();
     for (number, job) in ids.iter().enumerate() {
@@ -199,7 +199,7 @@ async fn a_park_that_is_past_its_deadline_goes_on_and_its_callback_is_late() {
 
 #[tokio::test]
 async fn of_a_deadline_and_a_callback_at_the_same_time_one_decides() {
-    let pool = database().await;
+    let pool = patient(&database().await).await;
     let (mut in_time, mut late) = (0, 0);
     for number in 0..40 {
         let id = one(&pool).await;
@@ -230,7 +230,7 @@ async fn of_a_deadline_and_a_callback_at_the_same_time_one_decides() {
 async fn a_deadline_that_passes_while_a_callback_commits_waits_for_it() {
     // It goes on; it goes on, and parks again.
     for (state, generation) in [("live", 2), ("parked", 2), ("live", 1)] {
-        let pool = database().await;
+        let pool = patient(&database().await).await;
         let id = one(&pool).await;
         expect(&pool, id, 1, TOKEN).await;
         park(&pool, id, 1).await;

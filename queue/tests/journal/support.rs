@@ -6,7 +6,10 @@ use std::sync::{
 };
 
 use serde::{Deserialize, Serialize};
-use sqlx::{PgPool, postgres::PgPoolOptions};
+use sqlx::{
+    PgPool,
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -40,17 +43,26 @@ pub(crate) async fn database_url() -> String {
 
 /// A pool whose connections have the settings that `migrate` makes, with a short patience for locks.
 pub(crate) async fn connect(url: &str) -> PgPool {
+    connect_with(url.parse().unwrap(), "SET lock_timeout = '500ms'; SET idle_in_transaction_session_timeout = '8s'")
+        .await
+}
+
+/// Another pool on the same database, which waits for locks however long a busy machine takes.
+pub(crate) async fn patient(pool: &PgPool) -> PgPool {
+    connect_with((*pool.connect_options()).clone(), "SET lock_timeout = '20s'").await
+}
+
+async fn connect_with(options: PgConnectOptions, settings: &'static str) -> PgPool {
     PgPoolOptions::new()
         .max_connections(8)
-        .after_connect(|connection, _| {
+        .acquire_timeout(std::time::Duration::from_secs(60))
+        .after_connect(move |connection, _| {
             Box::pin(async move {
-                sqlx::raw_sql("SET lock_timeout = '500ms'; SET idle_in_transaction_session_timeout = '8s'")
-                    .execute(connection)
-                    .await?;
+                sqlx::raw_sql(settings).execute(connection).await?;
                 Ok(())
             })
         })
-        .connect(url)
+        .connect_with(options)
         .await
         .unwrap()
 }
@@ -110,7 +122,7 @@ pub(crate) async fn write_effect(tx: &mut sqlx::PgConnection, id: JobId) {
 pub(crate) async fn blocked(pool: &PgPool) {
     let waiting =
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
-    let deadline = tokio::time::Instant::now() + std::time::Duration::from_millis(450);
+    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(15);
     while count(pool, waiting).await == 0 {
         assert!(tokio::time::Instant::now() < deadline, "nobody waits for a lock");
         tokio::task::yield_now().await;

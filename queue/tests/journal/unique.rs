@@ -10,7 +10,7 @@ use windrow_queue::{
     policy::PolicyOverride,
 };
 
-use crate::support::{attempt, blocked, count, database, enqueue, note};
+use crate::support::{attempt, blocked, count, database, enqueue, note, patient};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -95,7 +95,7 @@ async fn a_job_whose_time_has_come_or_that_is_parked_or_a_member_of_a_batch_is_n
 
 #[tokio::test]
 async fn an_attempt_that_began_before_its_args_were_replaced_has_no_effects() {
-    let pool = database().await;
+    let pool = patient(&database().await).await;
     let first = one(&pool, later("a", OnConflict::Replace)).await;
     let attempt_of_a = attempt(&pool, first.id(), 1);
     one(&pool, later("b", OnConflict::Replace)).await;
@@ -161,7 +161,7 @@ async fn a_key_that_holds_while_queued_is_free_once_its_job_starts() {
 
 #[tokio::test]
 async fn a_job_that_is_replaced_while_it_starts_does_not_start() {
-    let pool = database().await;
+    let pool = patient(&database().await).await;
     let queued = |text| keyed(text, UniqueScope::Queued, OnConflict::Replace).due(Due::In(HOUR));
     let first = one(&pool, queued("a")).await;
     let mut tx = pool.begin().await.unwrap();
@@ -206,7 +206,7 @@ async fn a_key_for_a_period_holds_whatever_becomes_of_its_job() {
 
 #[tokio::test]
 async fn producers_with_mixed_policies_in_any_order_neither_deadlock_nor_make_two() {
-    let pool = database().await;
+    let pool = patient(&database().await).await;
     let producers: Vec<_> = (0..6)
         .map(|producer: usize| {
             let pool = pool.clone();
@@ -224,7 +224,7 @@ async fn producers_with_mixed_policies_in_any_order_neither_deadlock_nor_make_tw
                             note("x").unique_for(&key.to_string(), scope, on_conflict).due(Due::In(HOUR))
                         })
                         .collect();
-                    if producer % 2 == 0 {
+                    if producer.is_multiple_of(2) {
                         jobs.reverse();
                     }
                     let mut tx = pool.begin().await.unwrap();
