@@ -438,14 +438,19 @@ for i = 1, #waiting do
 end
 -- A lane may have come in for slots that it had no use for: its jobs were cancelled, or another limit holds it back. Then
 -- others may have them. And where a rate was used up by lanes that are empty now, those that wait are told its next time.
-if limited and call('EXISTS', DUE) == 1 then
-  for id, room in pairs(rooms) do
-    if room and call('ZSCORE', DUE, id) then
-      if room.left > 0 then
-        back = admit(id, room.left) > 0 or back
-      elseif room.tat then
-        call('ZADD', DUE, 'LT', look_again(id, room.spec, now), id)
-      end
+local limits = {}
+for id, room in pairs(limited and call('EXISTS', DUE) == 1 and rooms or {}) do
+  limits[#limits + 1] = room and id or nil
+end
+for from = 1, #limits, 1000 do
+  local last = math.min(from + 999, #limits)
+  local waited_for = call('ZMSCORE', DUE, unpack(limits, from, last))
+  for i = from, last do
+    local id, room = limits[i], rooms[limits[i]]
+    if waited_for[i - from + 1] and room.left > 0 then
+      back = admit(id, room.left) > 0 or back
+    elseif waited_for[i - from + 1] and room.tat then
+      call('ZADD', DUE, 'LT', look_again(id, room.spec, now), id)
     end
   end
 end

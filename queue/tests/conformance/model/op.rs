@@ -113,8 +113,13 @@ pub(super) enum Op {
         process: usize,
         fate: Fate,
     },
-    /// A tick, and requests of a process until it is told that there is no more.
-    Hungry(usize),
+    /// A process does all that it can: a tick, and requests until it is told that there is no more. Then it completes what it
+    /// has, time goes by, and so on.
+    Hungry {
+        process: usize,
+        rounds: u8,
+        pause: u64,
+    },
     Note(usize, usize, Token, Note),
     /// What waits for a job is read.
     Extras(usize),
@@ -275,7 +280,8 @@ pub(super) fn op() -> impl Strategy<Value = Op> {
         1 => any::<usize>().prop_map(Op::RelayAgain),
         16 => request(),
         2 => (any::<usize>(), fate()).prop_map(|(process, fate)| Op::Sync { process, fate }),
-        5 => any::<usize>().prop_map(Op::Hungry),
+        5 => (any::<usize>(), 1..5_u8, 0..2500_u64)
+            .prop_map(|(process, rounds, pause)| Op::Hungry { process, rounds, pause }),
         4 => note(),
         2 => any::<usize>().prop_map(Op::Extras),
         3 => (0..4_u8, any::<u8>()).prop_map(|(token, payload)| Op::CallBack(token, payload)),

@@ -92,7 +92,7 @@ impl World {
                 self.request(process % PROCESSES, want, journaled_ok, &ends, fate).await;
             }
             Op::Sync { process, fate } => self.sync(process % PROCESSES, fate).await,
-            Op::Hungry(process) => self.hungry(process % PROCESSES).await,
+            Op::Hungry { process, rounds, pause } => self.hungry(process % PROCESSES, rounds, pause).await,
             Op::Note(process, pick, token, note) => self.note(process % PROCESSES, pick, token, note).await,
             Op::Extras(pick) => self.extras(pick).await,
             Op::CallBack(token, payload) => self.call_back(token, payload).await,

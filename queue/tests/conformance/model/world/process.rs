@@ -210,7 +210,17 @@ impl World {
     }
 
     /// What no limit and no pause holds back is claimed, after one tick and as many requests as it is told to send.
-    pub(super) async fn hungry(&mut self, i: usize) {
+    pub(super) async fn hungry(&mut self, i: usize, rounds: u8, pause: u64) {
+        self.eat(i).await;
+        for _ in 1..rounds {
+            let ends = vec![(0, End::Complete, Token::Right); self.processes[i].running.len()];
+            self.request(i, Want { jobs: 0, bytes: 0 }, true, &ends, Fate::Answered).await;
+            self.rig.advance(pause).await;
+            self.eat(i).await;
+        }
+    }
+
+    async fn eat(&mut self, i: usize) {
         self.settle(i).await;
         self.heartbeat(i).await;
         self.tick().await;
