@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use tokio::sync::Semaphore;
 use windrow_queue::{
     JobError, NewJob, Outcome, QueueName,
     policy::Delivery,
@@ -181,4 +182,29 @@ async fn a_run_that_cannot_even_be_dropped_is_buried_when_its_worker_stops() {
     worker.stop().await;
     let error = dead(&stage).await.remove(0).error.unwrap();
     assert_eq!(error.message, "it is not started again: its run was dropped before it was done");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_completion_that_postgres_cannot_take_at_once_is_not_given_up() {
+    let stage = Stage::with_postgres().await;
+    let postgres = stage.postgres.as_ref().unwrap();
+    let (started, gate) = (Arc::new(AtomicU64::new(0)), Arc::new(Semaphore::new(0)));
+    let (starts, at_gate) = (Arc::clone(&started), Arc::clone(&gate));
+    let worker = stage.worker(Registry::new().with(handler(move |_, _: Number| {
+        let (starts, gate) = (Arc::clone(&starts), Arc::clone(&at_gate));
+        async move {
+            starts.fetch_add(1, Ordering::Relaxed);
+            gate.acquire().await.unwrap().forget();
+            Ok(Outcome::Done)
+        }
+    })));
+    stage.enqueue_journaled(&once(1)).await;
+    until("it runs", || async { started.load(Ordering::Relaxed) == 1 }).await;
+    postgres.stop().unwrap();
+    gate.add_permits(1);
+    until("it has found Postgres away", || async { !worker.health.is_ready() }).await;
+    postgres.restart().unwrap();
+    until("it is complete", || async { worker.counted("windrow_jobs_finished_total", "complete") == 1 }).await;
+    assert_eq!(stage.count("SELECT count(*) FROM job_closed").await, 0);
+    worker.stop().await;
 }

@@ -176,6 +176,7 @@ async fn a_parked_journaled_job_waits_in_postgres_and_goes_on_with_what_was_call
     let parked = "SELECT count(*) FROM job_journal WHERE state = 'parked'";
     until("it is parked", || async { stage.count(parked).await == 1 }).await;
     until("Redis has forgotten it", || async { stage.store.counts(&QUEUE).await.unwrap().running == 0 }).await;
+    assert_eq!(stage.store.counts(&QUEUE).await.unwrap().parked, 0, "it waits in one place");
     stage.flush().await;
     assert_eq!(
         journal::call_back(&stage.database, token.digest(), &answer()).await.unwrap(),

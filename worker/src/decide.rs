@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use rand::RngExt;
+use tokio::time::sleep;
 use windrow_queue::{
     Decision, JobError, JobResult, Kind, Outcome, Tenant,
     error::fingerprint,
@@ -16,6 +17,8 @@ use crate::{execute::Executor, lease::Lease, patience::patiently};
 
 /// How long a decision waits that Postgres could not take.
 const DATABASE_SNOOZE: Duration = Duration::from_secs(2);
+/// How often a completion is tried that no other run of the job can repeat.
+const LAST_TRIES: u32 = 5;
 /// The longest delay that a handler may name.
 const MAX_DELAY: Duration = Duration::from_secs(30 * 24 * 3600);
 /// The class of errors of a job that may not be started again.
@@ -74,11 +77,7 @@ impl Executor {
             Ended::Cancelled => self.cancel(attempt, "cancelled on request").await,
             Ended::Shutdown if once => self.bury(attempt, &not_again("its worker stopped before it was done")).await,
             Ended::Shutdown => Finish::Release.into(),
-            Ended::Handler(Ok(Outcome::Done)) => match self.completer.complete(attempt.lease.member()).await {
-                Ok(true) => Finish::Complete { keep: attempt.keep(JobState::Completed, None) }.into(),
-                Ok(false) => Finish::Gone.into(),
-                Err(error) => put_off(&error),
-            },
+            Ended::Handler(Ok(Outcome::Done)) => self.complete(attempt, if once { LAST_TRIES } else { 1 }).await,
             Ended::Handler(Ok(Outcome::Committed(_))) => {
                 Finish::Complete { keep: attempt.keep(JobState::Completed, None) }.into()
             }
@@ -90,6 +89,19 @@ impl Executor {
             Ended::Handler(Ok(Outcome::Release)) => Finish::Release.into(),
             Ended::Handler(Ok(Outcome::Park { deadline })) => self.park(attempt, deadline.min(MAX_DELAY)).await,
             Ended::Handler(Err(error)) => self.fail(attempt, error).await,
+        }
+    }
+
+    async fn complete(&self, attempt: &Attempt, mut tries: u32) -> Decided {
+        loop {
+            tries = tries.saturating_sub(1);
+            match self.completer.complete(attempt.lease.member()).await {
+                Ok(true) => return Finish::Complete { keep: attempt.keep(JobState::Completed, None) }.into(),
+                Ok(false) => return Finish::Gone.into(),
+                Err(error) if tries == 0 => return put_off(&error),
+                Err(error) => tracing::warn!(%error, tries, "it is done, but Postgres could not take it; tried again"),
+            }
+            sleep(DATABASE_SNOOZE).await;
         }
     }
 

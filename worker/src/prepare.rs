@@ -165,8 +165,8 @@ impl Preparer {
 
     fn deliver_with(&self, mut claimed: Claimed, extras: Extras) {
         match self.known_kind(&mut claimed.claim, None) {
-            Ok((envelope, handler)) => {
-                let tenant = envelope.lane.tenant.clone();
+            Ok((mut envelope, handler)) => {
+                let tenant = envelope.lane.tenant.take();
                 self.deliver(claimed, tenant, Known::fast(envelope, extras), handler);
             }
             Err(unknown) => {
