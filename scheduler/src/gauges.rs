@@ -72,8 +72,16 @@ impl Gauges {
         )
         .fetch_all(&self.database)
         .await?;
+        let mut all = Ok(());
         for queue in &self.queues {
-            let counts = self.store.counts(queue).await?;
+            let counts = match self.store.counts(queue).await {
+                Ok(counts) => counts,
+                // In a cluster the other queues may be on nodes that answer.
+                Err(error) => {
+                    all = Err(error.into());
+                    continue;
+                }
+            };
             let in_postgres = |state: &str| {
                 journaled.iter().find(|row| row.0 == queue.as_str() && row.1 == state).map_or(0, |(_, _, count)| *count)
             };
@@ -92,11 +100,11 @@ impl Gauges {
             self.queue_metrics.oldest_ready.with_label_values(&labels).set(oldest);
             self.queue_metrics.bytes.with_label_values(&labels).set(gauge(counts.bytes));
             self.queue_metrics.lanes_waiting.with_label_values(&labels).set(gauge(counts.lanes_waiting));
-            // Redis has the sum; a wiped one begins anew, and this process goes on from where it was.
+            // Redis has the sum. One that was wiped begins anew: what it drops is seen once it passes the old sum.
             let dropped = self.queue_metrics.dead_dropped.with_label_values(&labels);
             dropped.inc_by(counts.dead_dropped.saturating_sub(dropped.get()));
         }
-        Ok(())
+        all
     }
 
     async fn read_journal(&self) -> anyhow::Result<()> {
