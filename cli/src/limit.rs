@@ -92,12 +92,14 @@ pub(crate) async fn run(context: &Context, command: LimitCommand) -> anyhow::Res
                 ));
             }
             let (store, limit) = (context.store()?, Limit { concurrency, rate });
-            operate::known_queue(&queue)?;
+            operate::known_scope(&queue, &scope)?;
             operate::begin(context)?;
             let changed = store.set_limit(&queue, &scope, &limit).await?;
             operate::audit("limits.set", &format!("queue={queue} scope={scope} {}", words(&limit)), changed.into());
             let set = serde_json::json!({ "queue": queue, "scope": scope.to_string(), "changed": changed });
-            context.output.show(&set, || format!("{scope} of queue {queue} is limited: {}", words(&limit)))
+            context
+                .output
+                .show(&set, || format!("{} is limited: {}", operate::scope_words(&queue, &scope), words(&limit)))
         }
         LimitCommand::Clear { queue, scope } => {
             let store = context.store()?;
@@ -106,11 +108,12 @@ pub(crate) async fn run(context: &Context, command: LimitCommand) -> anyhow::Res
             operate::audit("limits.clear", &format!("queue={queue} scope={scope}"), changed.into());
             if !changed {
                 return Err(Failure::not_found(format!(
-                    "{scope} of queue {queue} has no limit: `windrow limits list --queue {queue}` lists them"
+                    "{} has no limit: `windrow limits list --queue {queue}` lists them",
+                    operate::scope_words(&queue, &scope)
                 )));
             }
             let cleared = serde_json::json!({ "queue": queue, "scope": scope.to_string(), "changed": changed });
-            context.output.show(&cleared, || format!("{scope} of queue {queue} has no limit any more"))
+            context.output.show(&cleared, || format!("{} has no limit any more", operate::scope_words(&queue, &scope)))
         }
     }
 }

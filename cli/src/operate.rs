@@ -9,7 +9,7 @@ use serde::Serialize;
 use windrow_queue::{
     Kind, QueueName, Tenant,
     shutdown::Shutdown,
-    store::{Filter, Walk, Walked},
+    store::{Filter, Scope, Walk, Walked},
 };
 
 use crate::{context::Context, exit::Failure, kinds, log, signal};
@@ -48,6 +48,27 @@ pub(crate) fn known_queue(queue: &QueueName) -> anyhow::Result<()> {
     }
     let known: Vec<String> = queues.iter().map(ToString::to_string).collect();
     Err(Failure::not_found(format!("there is no queue {queue}; there are: {}", known.join(", "))))
+}
+
+/// A scope in which jobs can wait: its queue is one, and its kind, if it names one, is a kind of that queue.
+///
+/// # Errors
+/// The queues, or the queue's kinds, that exist.
+pub(crate) fn known_scope(queue: &QueueName, scope: &Scope) -> anyhow::Result<()> {
+    known_queue(queue)?;
+    let (Scope::Kind(kind) | Scope::KindTenant(kind, _) | Scope::KindEachTenant(kind)) = scope else { return Ok(()) };
+    let catalog = kinds::catalog();
+    let of_queue = || catalog.iter().filter(|info| info.queue == *queue);
+    if of_queue().any(|info| info.kind == *kind) {
+        return Ok(());
+    }
+    let known: Vec<String> = of_queue().map(|info| info.kind.to_string()).collect();
+    Err(Failure::not_found(format!("there is no kind {kind} in queue {queue}; there are: {}", known.join(", "))))
+}
+
+/// The words for a scope of a queue.
+pub(crate) fn scope_words(queue: &QueueName, scope: &Scope) -> String {
+    if *scope == Scope::Queue { format!("queue {queue}") } else { format!("{scope} of queue {queue}") }
 }
 
 /// Which jobs.
@@ -198,4 +219,22 @@ pub(crate) fn report(context: &Context, walk: &Walk, walked: &Walked, done: &'st
         return Err(Failure::failed(format!("stopped: {} were {done}; run it again to go on", walked.done)));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scope_names_a_kind_of_its_queue() {
+        let fetch = QueueName::from_static("fetch");
+        for scope in ["queue", "tenant=acme", "tenant=*", "kind=vacancy.fetch_all", "kind=vacancy.fetch_all,tenant=*"] {
+            assert!(known_scope(&fetch, &scope.parse().unwrap()).is_ok(), "{scope}");
+        }
+        for scope in ["kind=vacancy.score", "kind=vacancy.scor,tenant=acme", "kind=vacancy.score,tenant=*"] {
+            let error = known_scope(&fetch, &scope.parse().unwrap()).unwrap_err().to_string();
+            assert!(error.contains("in queue fetch; there are: vacancy.fetch_all"), "{error}");
+        }
+        assert!(known_scope(&QueueName::from_static("none"), &Scope::Queue).is_err());
+    }
 }

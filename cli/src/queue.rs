@@ -113,7 +113,12 @@ struct Changed {
 
 async fn set_paused(context: &Context, which: Which, paused: bool) -> anyhow::Result<()> {
     let (store, scope) = (context.store()?, which.scope());
-    operate::known_queue(&which.queue)?;
+    if paused {
+        operate::known_scope(&which.queue, &scope)?;
+    } else {
+        // What was paused by another version of the program can be resumed by this one.
+        operate::known_queue(&which.queue)?;
+    }
     operate::begin(context)?;
     let changed =
         if paused { store.pause(&which.queue, &scope).await? } else { store.resume(&which.queue, &scope).await? };
@@ -123,6 +128,6 @@ async fn set_paused(context: &Context, which: Which, paused: bool) -> anyhow::Re
     context.output.show(&row, || {
         let state = if paused { "is paused" } else { "is worked on" };
         let already = if changed { "" } else { " already" };
-        format!("{} of queue {} {state}{already}", row.scope, row.queue)
+        format!("{} {state}{already}", operate::scope_words(&row.queue, &scope))
     })
 }
