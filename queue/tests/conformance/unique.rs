@@ -188,6 +188,8 @@ async fn a_tenant_that_has_enough_is_refused_and_others_are_not() {
     let answers = rig.store.enqueue(&greedy).await.unwrap();
     assert!(answers[0].is_ok() && answers[1].is_ok());
     assert_eq!(answers[2], Err(Refused::TenantFull), "exact within one call");
+    let keyed = of("greedy", 1).remove(0).idempotent("k");
+    assert_eq!(rig.store.enqueue(&[keyed]).await.unwrap(), [Err(Refused::TenantFull)], "with a key as without");
     assert!(rig.store.enqueue(&of("modest", 1)).await.unwrap()[0].is_ok());
     assert_eq!(rig.store.enqueue(&greedy[..1]).await.unwrap(), [Ok(Enqueued::Exists(greedy[0].id))]);
     rig.audit().await;
@@ -218,6 +220,7 @@ async fn caps_in_bytes_are_exact_for_the_queue_and_for_each_tenant() {
     assert_eq!(answers[2], Err(Refused::QueueBytes), "one byte too many");
     assert!(answers[3].is_ok(), "and one that fits");
     assert_eq!(rig.store.enqueue(&[sized(&rig, 2)]).await.unwrap(), [Err(Refused::QueueBytes)]);
+    assert_eq!(rig.store.enqueue(&[sized(&rig, 2).idempotent("k")]).await.unwrap(), [Err(Refused::QueueBytes)]);
     let mut worker = rig.worker().await;
     let claims = worker.claim(1).await;
     worker.complete(&claims).await;
@@ -230,6 +233,8 @@ async fn caps_in_bytes_are_exact_for_the_queue_and_for_each_tenant() {
     let answers = rig.store.enqueue(&jobs).await.unwrap();
     assert_eq!(answers[1], Err(Refused::TenantFull));
     assert!(answers[0].is_ok() && answers[2].is_ok() && answers[3].is_ok(), "{answers:?}");
+    let keyed = of("abc", 1000).idempotent("k");
+    assert_eq!(rig.store.enqueue(&[keyed]).await.unwrap(), [Err(Refused::TenantFull)]);
     rig.audit().await;
 }
 
