@@ -44,10 +44,15 @@ impl JobArgs for Noop {
 
 /// The no-op jobs of these numbers, each of a tenant in turn.
 pub(crate) fn noops(numbers: impl IntoIterator<Item = usize>) -> Result<Vec<NewJob>> {
+    noops_of(numbers, |n| n)
+}
+
+/// The same, of the tenant that `turn` says, counted over and over.
+pub(crate) fn noops_of(numbers: impl IntoIterator<Item = usize>, turn: impl Fn(usize) -> usize) -> Result<Vec<NewJob>> {
     let tenants = (0..TENANTS).map(|n| Tenant::new(format!("tenant-{n}"))).collect::<Result<Vec<_>, _>>()?;
     let job = |n: usize| {
         let bare = r#"{"n":,"pad":""}"#.len() + n.to_string().len();
-        let job = NewJob::new(&Noop { n, pad: "x".repeat(PAYLOAD - bare) })?.tenant(tenants[n % TENANTS].clone());
+        let job = NewJob::new(&Noop { n, pad: "x".repeat(PAYLOAD - bare) })?.tenant(tenants[turn(n) % TENANTS].clone());
         debug_assert_eq!(job.args.get().len(), PAYLOAD);
         Ok(job)
     };
