@@ -51,7 +51,7 @@ fn every_history_leaves_every_job_in_exactly_one_place() {
 /// Runs histories until the time is over; answers how many.
 fn histories(seed: u64, url: &str) -> u64 {
     let all = std::env::var_os("WINDROW_TEST_ALL").is_some();
-    let (cases, budget) = if all { (3000, 300) } else { (400, 12) };
+    let (cases, budget) = if all { (800, 300) } else { (60, 10) };
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&seed.to_be_bytes());
     let config = Config {

@@ -163,9 +163,9 @@ pub(super) fn setup() -> impl Strategy<Value = Setup> {
 
 fn unique() -> impl Strategy<Value = (u8, UniqueScope, OnConflict)> {
     let scope =
-        prop_oneof![1 => Just(UniqueScope::Queued), 2 => Just(UniqueScope::UntilFinal), 1 => Just(UniqueScope::Period)];
+        prop_oneof![2 => Just(UniqueScope::Queued), 2 => Just(UniqueScope::UntilFinal), 1 => Just(UniqueScope::Period)];
     let policy = prop_oneof![Just(OnConflict::Ignore), Just(OnConflict::Replace), Just(OnConflict::Reschedule)];
-    (0..3_u8, scope, policy)
+    (0..2_u8, scope, policy)
 }
 
 fn spec() -> impl Strategy<Value = Spec> {
@@ -237,7 +237,7 @@ fn note() -> impl Strategy<Value = Op> {
     let note = prop_oneof![
         1 => any::<u8>().prop_map(Note::Checkpoint),
         1 => any::<u8>().prop_map(Note::Progress),
-        2 => (0..4_u8).prop_map(Note::Expect),
+        3 => (0..3_u8).prop_map(Note::Expect),
     ];
     (any::<usize>(), any::<usize>(), token(), note)
         .prop_map(|(process, pick, token, note)| Op::Note(process, pick, token, note))
@@ -284,7 +284,7 @@ pub(super) fn op() -> impl Strategy<Value = Op> {
             .prop_map(|(process, rounds, pause)| Op::Hungry { process, rounds, pause }),
         4 => note(),
         2 => any::<usize>().prop_map(Op::Extras),
-        3 => (0..4_u8, any::<u8>()).prop_map(|(token, payload)| Op::CallBack(token, payload)),
+        4 => (0..3_u8, any::<u8>()).prop_map(|(token, payload)| Op::CallBack(token, payload)),
         3 => vec(any::<usize>(), 1..4).prop_map(Op::Cancel),
         4 => limit(),
         1 => prop::bool::weighted(0.3).prop_map(Op::Gate),

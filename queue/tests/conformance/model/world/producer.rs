@@ -138,8 +138,9 @@ impl World {
                 (job, asked)
             })
             .unzip();
+        let tombs = self.tombs().await;
         let expected: Vec<Result<(), Refused>> =
-            self.reference.enqueue(&asked, &BTreeSet::new(), now).into_iter().map(|answer| answer.map(drop)).collect();
+            self.reference.enqueue(&asked, &tombs, now).into_iter().map(|answer| answer.map(drop)).collect();
         assert_eq!(self.rig.store.relay(&self.rig.queue, &jobs).await.unwrap(), expected);
         self.known.extend(asked.iter().map(|asked| asked.member));
     }
