@@ -231,7 +231,7 @@ pub async fn find(
     if let Some(closed) = windrow_queue::journal::show_closed(database, id).await? {
         return Ok(Some(JobView::closed(closed)));
     }
-    // A job that finished under a raised generation is not found; its generation went with its row.
+    // Its generation went with its row; what is kept of it stands under the first one.
     Ok(in_any(store, &queues, Member::journaled(id, 1)).await?.map(|(queue, status)| view(id, queue, true, status)))
 }
 

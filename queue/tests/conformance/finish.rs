@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use windrow_queue::store::{Applied, Finish, JobState, Verdict, kept_result};
+use windrow_queue::{
+    Member,
+    store::{Applied, Finish, JobState, Verdict, kept_result},
+};
 
 use crate::support::*;
 
@@ -170,6 +173,22 @@ async fn a_kept_result_can_be_asked_for() {
     assert_eq!((status.state, status.attempt), (JobState::Completed, 1));
     let status = rig.store.status(&rig.queue, members[1]).await.unwrap().unwrap();
     assert_eq!((status.state, status.result), (JobState::Cancelled, Some("not wanted".into())));
+    assert!(rig.audit().await.jobs.is_empty());
+}
+
+#[tokio::test]
+async fn what_is_kept_of_a_journaled_job_is_found_under_its_first_generation() {
+    let rig = Rig::new().await;
+    let mut job = rig.relay_job();
+    let id = job.member.id;
+    job.member = Member::journaled(id, 3);
+    rig.store.relay(&rig.queue, &[job]).await.unwrap().pop().unwrap().unwrap();
+    let mut worker = rig.worker().await;
+    let claim = worker.claim(1).await.pop().unwrap();
+    let record = kept_result(JobState::Completed, &rig.job(0).kind, None, 1, None);
+    worker.finish(&[outcome(&claim, Finish::Complete { keep: Some(record) })]).await;
+    let status = rig.store.status(&rig.queue, Member::journaled(id, 1)).await.unwrap().unwrap();
+    assert_eq!((status.state, status.attempt), (JobState::Completed, 1));
     assert!(rig.audit().await.jobs.is_empty());
 }
 

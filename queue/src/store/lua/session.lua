@@ -221,7 +221,8 @@ local function apply(items, entries, now, dead_cap, done, ledger)
         end
         over[#over + 1] = m
         if letter == 'k' or letter == 'j' then
-          call('SET', P .. 'r:' .. m, item.blob, 'PX', 3600000)
+          -- Who asks for it knows the id, but not the generation in which a journaled job came to its end: the first one's place.
+          call('SET', P .. 'r:' .. (#m > 16 and sub(m, 1, 16) .. '\0\0\0\1' or m), item.blob, 'PX', 3600000)
         end
       end
     end
