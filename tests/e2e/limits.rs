@@ -54,6 +54,21 @@ async fn a_limit_on_each_tenant_holds_over_all_workers_and_leaves_the_slots_to_t
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_waits_for_a_limit_goes_on_as_soon_as_a_slot_is_free() {
+    let stage = Stage::new().await;
+    let limit = Limit { concurrency: Some(1), rate: None };
+    stage.store.set_limit(&Number::QUEUE, &Scope::Queue, &limit).await.unwrap();
+    let worker = stage.worker(Registry::new().with(handler(|_, _: Number| async { Ok(Outcome::Done) })));
+    let began = Instant::now();
+    stage.enqueue(&numbers(100)).await;
+    until("all are done", || async { worker.counted(DONE.0, DONE.1) == 100 }).await;
+    // One after the other, a round trip or two each: far from the pause of a worker that finds nothing for itself (25 s in all).
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(10), "{took:?}");
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_rate_spreads_starts_over_time() {
     let stage = Stage::new().await;
     let rate = Rate { count: 20, per: Duration::from_secs(1), burst: Some(1) };

@@ -31,6 +31,8 @@ impl Hub {
         self.n += 1;
         let want = slots.left();
         let batch = self.table.take_batch();
+        // What these outcomes free is given out after the claim: what waited for it is there for the next request, at once.
+        let frees = !batch.is_empty();
         let journal_ok = self.parts.preparer.journal_ok.load(Ordering::Acquire);
         let reply = session.finish_claim(self.n, self.answered, want, WANT_BYTES, journal_ok, &batch).await;
         match reply {
@@ -46,7 +48,7 @@ impl Hub {
                 for claim in reply.claims {
                     self.deliver(claim, &mut slots, reply.now);
                 }
-                let unservable = reply.more && want > 0 && got == 0;
+                let unservable = reply.more && want > 0 && got == 0 && !frees;
                 Ok(unservable.then(|| Instant::now() + UNSERVABLE_PAUSE))
             }
             Ok(Reply::Gone) => {
