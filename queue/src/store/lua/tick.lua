@@ -273,4 +273,8 @@ for _, waits in ipairs({ SCHED, PARKED, DUE }) do
     next_due = next_due < 0 and due or math.min(next_due, due)
   end
 end
+-- What was let in is most often stopped by the same rate again, with its next job: whoever ticks looks once more soon.
+if #due_ids > 0 then
+  next_due = next_due < 0 and 20 or math.min(next_due, 20)
+end
 return { now, promoted, rescued, poisoned, more and 1 or 0, next_due, grace, call('ZRANGE', TOBURY, 0, 99) }
