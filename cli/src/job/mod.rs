@@ -214,17 +214,19 @@ async fn enqueue(context: &Context, args: EnqueueArgs) -> anyhow::Result<()> {
 pub(crate) fn read_json(given: &str) -> anyhow::Result<Box<RawValue>> {
     let text = match given.strip_prefix('@') {
         None => given.to_owned(),
-        Some("-") => {
-            let mut text = String::new();
-            // The args' own limit is far below; more is not even read.
-            std::io::stdin().take(2 * 1024 * 1024).read_to_string(&mut text).context("standard input")?;
-            text
-        }
-        Some(path) => {
-            fs::read_to_string(path).map_err(|error| Failure::usage(format!("cannot read {path}: {error}")))?
-        }
+        Some("-") => some_text(std::io::stdin()).context("standard input")?,
+        Some(path) => fs::File::open(path)
+            .and_then(some_text)
+            .map_err(|error| Failure::usage(format!("cannot read {path}: {error}")))?,
     };
     RawValue::from_string(text).map_err(|error| Failure::usage(format!("this is no JSON: {error}")))
+}
+
+/// The args' own limit is far below this one; more is not even read.
+fn some_text(from: impl Read) -> std::io::Result<String> {
+    let mut text = String::new();
+    from.take(2 * 1024 * 1024).read_to_string(&mut text)?;
+    Ok(text)
 }
 
 /// Enqueues, says so, and waits if asked to.
