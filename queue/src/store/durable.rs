@@ -60,7 +60,8 @@ impl Store {
 async fn wait(link: &Link, keys: &Keys, durability: Durability) -> Result<(), StoreError> {
     let Durability { replicas, file, within } = durability;
     let within = millis(within).max(1);
-    link.send::<String>(redis::cmd("SET").arg(format!("{}durable", keys.prefix)).arg(1).arg("PX").arg(MARKER_MS)).await?;
+    link.send::<String>(redis::cmd("SET").arg(format!("{}durable", keys.prefix)).arg(1).arg("PX").arg(MARKER_MS))
+        .await?;
     if replicas > 0 {
         let have: u32 = link.block(redis::cmd("WAIT").arg(replicas).arg(within)).await?;
         if have < replicas {
@@ -68,7 +69,8 @@ async fn wait(link: &Link, keys: &Keys, durability: Durability) -> Result<(), St
         }
     }
     if file {
-        let (local, _): (u32, u32) = link.block(redis::cmd("WAITAOF").arg(1).arg(0).arg(within)).await.map_err(older)?;
+        let (local, _): (u32, u32) =
+            link.block(redis::cmd("WAITAOF").arg(1).arg(0).arg(within)).await.map_err(older)?;
         if local == 0 {
             return Err(StoreError::NotDurable(format!("the file does not have them after {within} ms")));
         }

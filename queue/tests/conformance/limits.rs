@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use windrow_queue::{
-    Kind, NewJob,
+    Band, Kind, NewJob,
     store::{Claim, Finish, Limit, Rate, Scope, StoreError},
 };
 
@@ -564,4 +564,29 @@ async fn no_concurrency_is_ever_exceeded_and_nothing_is_left_behind() {
         assert_eq!(completed, enqueued, "seed {seed}: all of them get their turn");
         assert!(rig.audit().await.jobs.is_empty());
     }
+}
+
+#[tokio::test]
+async fn a_limit_on_the_queue_leaves_bands_and_tenants_their_shares() {
+    let rig = Rig::new().await;
+    let jobs: Vec<_> = (0..60)
+        .map(|n| {
+            let mut job = rig.job(n);
+            job.band = if n % 2 == 0 { Band::Critical } else { Band::Low };
+            job
+        })
+        .collect();
+    rig.put(&jobs).await;
+    set(&rig, "queue", at_once(1)).await;
+    let mut worker = rig.worker().await;
+    let mut low = 0;
+    for started in 0..18 {
+        let claims = worker.claim(5).await;
+        assert_eq!(claims.len(), 1, "one at a time, after {started}");
+        low += usize::from(claims[0].envelope.as_ref().unwrap().lane.band == Band::Low);
+        assert!(worker.claim(5).await.is_empty(), "no more than one");
+        worker.complete(&claims).await;
+    }
+    assert_eq!(low, 2, "one of nine, as without a limit");
+    rig.audit().await;
 }

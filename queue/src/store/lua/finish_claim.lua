@@ -26,7 +26,6 @@ local paused, limited = meta[1] == '1', meta[2] == '1'
 if paused then
   want = 0
 end
-local asked = want
 
 local plain, claims = {}, {}
 for i = 1, at_most(500, 12) do
@@ -54,17 +53,10 @@ end
 -- What limits a lane: one room for each of its ids that has a spec, shared by all lanes that count to it.
 local rooms = {}
 
-local function rooms_of(lane)
-  local of, unknown = {}, {}
-  local ids = ids_of(lane)
+local function open_rooms(ids)
+  local specs = #ids > 0 and specs_of(ids) or {}
   for i = 1, #ids do
-    if rooms[ids[i]] == nil then
-      unknown[#unknown + 1] = ids[i]
-    end
-  end
-  local specs = #unknown > 0 and specs_of(unknown) or {}
-  for i = 1, #unknown do
-    local id, spec, room = unknown[i], specs[i], false
+    local id, spec, room = ids[i], specs[i], false
     if spec then
       room = { id = id, spec = spec, left = spec.paused and 0 or NONE, taken = {} }
       if spec.concurrency < NONE then
@@ -77,13 +69,34 @@ local function rooms_of(lane)
     end
     rooms[id] = room
   end
-  for i = 1, #ids do
+end
+
+local function rooms_of(lane)
+  local of, unknown = {}, {}
+  local ids = ids_of(lane)
+  for i = 2, #ids do
+    if rooms[ids[i]] == nil then
+      unknown[#unknown + 1] = ids[i]
+    end
+  end
+  open_rooms(unknown)
+  for i = 2, #ids do
     if rooms[ids[i]] then
       of[#of + 1] = rooms[ids[i]]
     end
   end
   return of
 end
+
+-- What limits the queue as a whole holds back no lane: there is less to give, and bands and tenants have their shares of that.
+if limited then
+  open_rooms({ 'q' })
+end
+local whole = rooms.q
+if whole then
+  want = math.min(want, whole.left)
+end
+local asked = want
 
 -- How many more of these jobs may run, and the room that says so.
 local function narrowest(of)
@@ -97,6 +110,10 @@ local function narrowest(of)
 end
 
 local function enter(of, m)
+  if whole then
+    whole.left = whole.left - 1
+    whole.taken[#whole.taken + 1] = m
+  end
   for i = 1, #of do
     of[i].left = of[i].left - 1
     of[i].taken[#of[i].taken + 1] = m
@@ -454,14 +471,17 @@ for from = 1, #limits, 1000 do
     end
   end
 end
-back = settle(ledger, now) or back
+local freed = settle(ledger, now)
+back = freed or back
 
-local suspects_left = call('LLEN', SUSPECT) > 0
-local left = suspects_left
-for band = 0, 3 do
-  left = left or call('LLEN', KEYS[14 + band]) > 0
+local suspects_left = call('EXISTS', SUSPECT) == 1
+local left = suspects_left or call('EXISTS', unpack(KEYS, 14, 17)) > 0
+-- Nobody is woken for what nobody may have: a slot that gets free, or the next time of the rate, does that.
+local full_up = whole and whole.left == 0 and not freed
+if left and full_up and whole.tat then
+  call('ZADD', DUE, 'LT', look_again('q', whole.spec, now), 'q')
 end
-if paused or not left then
+if paused or full_up or not left then
   call('DEL', WAKE)
 elseif
   back
@@ -473,7 +493,7 @@ then
 end
 -- Suspects that were passed over are journaled ones, which it may not have, or wait for a limit.
 local passed_over = asked > 0 and #suspects == 0 and not suspect_back
-more = not paused and (more or back or (suspects_left and suspect_free and not suspect and not passed_over))
+more = not paused and not full_up and (more or (back and left) or (suspects_left and suspect_free and not suspect and not passed_over))
 
 local answer = {}
 for i = 1, #claimed do

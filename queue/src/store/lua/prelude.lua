@@ -269,12 +269,11 @@ local function forget_callbacks(members)
   end
   if #tokens > 0 then
     call('HDEL', TOK, unpack(tokens))
-    call('HDEL', CB, unpack(members))
   end
 end
 
 -- What stands of a job beside its envelope. Nearly all jobs have none of it.
-local BESIDE = { MUT, ERR, CKPT, PROG, CANCEL }
+local BESIDE = { MUT, ERR, CKPT, PROG, CANCEL, CB }
 
 -- Forgets jobs that are over. A handful of calls for any number of jobs; unpack is bounded by the callers' batch.
 local function forget(members)
@@ -282,13 +281,16 @@ local function forget(members)
     return
   end
   call('HDEL', JOBS, unpack(members))
+  if call('EXISTS', unpack(BESIDE)) == 0 then
+    return
+  end
+  if call('EXISTS', CB) == 1 then
+    forget_callbacks(members)
+  end
   for i = 1, #BESIDE do
     if call('EXISTS', BESIDE[i]) == 1 then
       call('HDEL', BESIDE[i], unpack(members))
     end
-  end
-  if call('EXISTS', CB) == 1 then
-    forget_callbacks(members)
   end
 end
 
@@ -493,7 +495,7 @@ local function stop_counting(freed, lane, m)
 end
 
 -- Takes jobs that no longer run off their limits, and lets as many waiting lanes in. `freed` is lane -> members.
--- Returns whether any lane came in.
+-- Returns whether any lane came in, or may have room now.
 local function settle_limits(freed)
   if not next(freed) or call('HGET', META, 'limited') ~= '1' then
     return false
@@ -508,8 +510,13 @@ local function settle_limits(freed)
     end
   end
   for id, members in pairs(by_id) do
-    if call('HDEL', P .. 'c:' .. id, unpack(members)) > 0 and call('ZSCORE', DUE, id) then
-      admitted = admitted + admit(id, #members)
+    if call('HDEL', P .. 'c:' .. id, unpack(members)) > 0 then
+      if id == 'q' then
+        -- The queue's own limit holds back no lane: whatever stands in the rings may come.
+        admitted = admitted + 1
+      elseif call('ZSCORE', DUE, id) then
+        admitted = admitted + admit(id, #members)
+      end
     end
   end
   return admitted > 0

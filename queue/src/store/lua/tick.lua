@@ -8,6 +8,8 @@ local now = now_ms()
 local ttl, rescue_limit, dead_cap, dead_age = number(3), number(4), number(5), number(6)
 local meta = call('HMGET', META, 'last_tick', 'limited', 'recount')
 local limited = meta[2] == '1'
+-- Nearly always an idle queue has nothing of all this, and one look says so.
+local any = call('EXISTS', SCHED, PARKED, DUE, CANCEL, SUSPECT, TOBURY, DEAD, TAT, unpack(KEYS, 14, 17)) > 0
 
 -- Jobs whose time has come.
 local promoted, lanes = 0, {}
@@ -32,17 +34,17 @@ local function promote(waits)
   end
   return #due == 500
 end
-local more = promote(SCHED)
-more = promote(PARKED) or more
+local more = any and promote(SCHED)
+more = any and promote(PARKED) or more
 
 -- Nobody waits longer than LOOK_AGAIN, unless the clock stepped back.
-local far = call('ZRANGEBYSCORE', DUE, now + LOOK_AGAIN + 1, '+inf', 'LIMIT', 0, 500)
+local far = any and call('ZRANGEBYSCORE', DUE, now + LOOK_AGAIN + 1, '+inf', 'LIMIT', 0, 500) or {}
 for i = 1, #far do
   call('ZADD', DUE, now, far[i])
 end
 
 -- Limits whose time has come: as many lanes come in as there is room for.
-local due_ids = call('ZRANGEBYSCORE', DUE, '-inf', now, 'LIMIT', 0, 64)
+local due_ids = any and call('ZRANGEBYSCORE', DUE, '-inf', now, 'LIMIT', 0, 64) or {}
 if #due_ids > 0 then
   for from = 1, #due_ids, 16 do
     local part = {}
@@ -82,7 +84,7 @@ end
 
 local rescued, poisoned, grace = 0, 0, 0
 local freed, use, batches = {}, {}, {}
-local cancelling = call('EXISTS', CANCEL) == 1
+local cancelling = any and call('EXISTS', CANCEL) == 1
 
 local function dies(m, line)
   poisoned = poisoned + 1
@@ -243,13 +245,13 @@ if now < last or now - last >= 800 then
   more = more or unfinished
 
   -- Dead jobs go when they are old.
-  local old = call('ZRANGEBYSCORE', DEAD, '-inf', now - dead_age, 'LIMIT', 0, 64)
+  local old = any and call('ZRANGEBYSCORE', DEAD, '-inf', now - dead_age, 'LIMIT', 0, 64) or {}
   if #old > 0 then
     call('ZREM', DEAD, unpack(old))
     call('HDEL', DEADREC, unpack(old))
     call('HINCRBY', META, 'dead_trimmed', #old)
   end
-  if call('EXISTS', TAT) == 1 then
+  if any and call('EXISTS', TAT) == 1 then
     forget_rates()
   end
 end
@@ -257,10 +259,12 @@ settle_usage(use)
 settle_batches(batches, now)
 settle_limits(freed)
 
-local ready = call('EXISTS', SUSPECT) == 1
-for band = 0, 3 do
-  ready = ready or call('EXISTS', KEYS[14 + band]) == 1
+-- What was given back or let in stands where there was nothing before.
+any = any or rescued + poisoned > 0 or call('EXISTS', SUSPECT, unpack(KEYS, 14, 17)) > 0
+if not any then
+  return { now, promoted, rescued, poisoned, more and 1 or 0, -1, grace, {} }
 end
+local ready = call('EXISTS', SUSPECT, unpack(KEYS, 14, 17)) > 0
 -- A token that was lost with a connection is put back here within a second.
 if ready then
   wake()

@@ -43,9 +43,15 @@ async fn hungry(worker: &mut Worker, want: usize) -> Vec<Claim> {
 
 #[tokio::test]
 async fn a_rate_is_used_up_to_the_last_by_lanes_of_one_job_each() {
+    for scope in ["queue", "kind=test.run"] {
+        used_up_to_the_last(scope).await;
+    }
+}
+
+async fn used_up_to_the_last(scope: &str) {
     let rig = Rig::new().await;
     let rate = Rate { count: 2, per: Duration::from_secs(1), burst: Some(2) };
-    limit(&rig, "queue", Limit { concurrency: None, rate: Some(rate) }).await;
+    limit(&rig, scope, Limit { concurrency: None, rate: Some(rate) }).await;
     rig.put(&of_tenants(&rig, 20)).await;
     let mut worker = rig.worker().await;
     let mut started = Vec::new();
@@ -64,7 +70,7 @@ async fn a_rate_is_used_up_to_the_last_by_lanes_of_one_job_each() {
 #[tokio::test]
 async fn a_slot_is_passed_on_over_lanes_whose_jobs_were_cancelled() {
     let rig = Rig::new().await;
-    limit(&rig, "queue", at_once(1)).await;
+    limit(&rig, "kind=test.run", at_once(1)).await;
     let members = rig.put(&of_tenants(&rig, 40)).await;
     let mut worker = rig.worker().await;
     let first = worker.claim(40).await.pop().unwrap();

@@ -310,7 +310,9 @@ impl Snapshot {
                 assert!(runs, "{} counts a job that does not run", String::from_utf8_lossy(id));
             }
         }
-        assert_eq!(self.due, self.waited_for, "limits are looked at as long as lanes wait for them");
+        // The queue's own limit holds back no lane; its rate may say when there is room again.
+        let due: BTreeSet<Bytes> = self.due.iter().filter(|id| **id != b"q").cloned().collect();
+        assert_eq!(due, self.waited_for, "limits are looked at as long as lanes wait for them");
         // After a limit changed, what runs is counted anew, a session at a time.
         if self.meta.contains_key("recount") {
             return;
