@@ -87,6 +87,8 @@ impl Figures {
     /// Reads them all. `import` is the import job's id, once it is known.
     pub(super) async fn read(books: &Books, import: Option<Uuid>) -> anyhow::Result<Self> {
         let database = &books.database;
+        // First: when nothing stands any more, what is read after this is what all jobs came to.
+        let jobs = jobs(books).await?;
         Ok(Self {
             sources: sources(database, books.since).await?,
             vacancies: vacancies(database).await?,
@@ -95,7 +97,7 @@ impl Figures {
                 None => None,
             },
             payments: payments(database).await?,
-            jobs: jobs(books).await?,
+            jobs,
         })
     }
 
