@@ -18,7 +18,7 @@
 --   flags     1 journaled, 2 unique key, 4 member of a batch, 8 unique while it is queued only, 16 unique for a period,
 --             64 at most once, 128 (run only) claimed from the suspect lane
 --   uq[key]   m, and 'r' while it runs                  keys of a period are apart: u:<digest>
---   use[t]    count4 bytes6 of the standing jobs of a tenant; '' is no tenant, \0 the whole queue
+--   use[t]    count4 bytes6 of the standing jobs of a tenant; '' is no tenant, \0 the whole queue (with dots up to 65 bytes)
 --   lim[s]    flags1 concurrency4 interval_us6 burst4    flags: 1 paused; no concurrency: ffffffff, no rate: interval 0
 --   cb[m]     state1 digest16 payload    state: w waits, p its answer came, s and was read, t nobody called in time
 --   fin       letter1 finished_ms6 claimed_ms6 m_length1 m lane
@@ -120,6 +120,8 @@ end
 -- Puts lanes that have members into the rings of their bands, each once. One that waits for a limit stands in `act` too, as
 -- WAITS, and stays where it is. Returns whether any of them is in a ring: for the others nobody need wake.
 local WAITS = '-1'
+-- Nothing is left of its turn. Spaces beyond 64 bytes make the hash a table from the first entry on, as with `run`.
+local NOTHING_LEFT = '0' .. string.rep(' ', 64)
 
 local function activate(lanes)
   local known, rings, writes, tenants = call('HMGET', ACT, unpack(lanes)), {}, {}, {}
@@ -131,7 +133,7 @@ local function activate(lanes)
       local ring = ring_of(lane)
       rings[ring] = rings[ring] or {}
       table.insert(rings[ring], lane)
-      writes[#writes + 1], writes[#writes + 2] = lane, '0'
+      writes[#writes + 1], writes[#writes + 2] = lane, NOTHING_LEFT
       local tenant = tenant_of(lane)
       tenants[tenant] = (tenants[tenant] or 0) + 1
     end
@@ -241,7 +243,9 @@ local function settle_usage(use)
     local c, b = read_usage(had[i])
     c, b = c + use[tenants[i]][1], b + use[tenants[i]][2]
     if c > 0 then
-      writes[#writes + 1], writes[#writes + 2] = tenants[i], struct.pack('>I4I6', c, math.max(b, 0))
+      local packed = struct.pack('>I4I6', c, math.max(b, 0))
+      -- The queue's own entry is long, so that the hash is a table: see `run` above.
+      writes[#writes + 1], writes[#writes + 2] = tenants[i], tenants[i] == '\0' and packed .. string.rep('.', 55) or packed
     else
       gone[#gone + 1] = tenants[i]
     end

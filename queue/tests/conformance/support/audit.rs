@@ -291,7 +291,7 @@ impl Snapshot {
         }
         let packed = |packed: &Bytes| {
             let count = u32::from_be_bytes(*packed.first_chunk().unwrap());
-            (count, packed[4..].iter().fold(0, |sum, &byte| (sum << 8) | u64::from(byte)))
+            (count, packed[4..10].iter().fold(0, |sum, &byte| (sum << 8) | u64::from(byte)))
         };
         let usage: BTreeMap<Bytes, (u32, u64)> = self.usage.iter().map(|(k, v)| (k.clone(), packed(v))).collect();
         assert_eq!(usage, expected, "usage by tenant");
