@@ -148,6 +148,24 @@ local function conflict(i, part, delay, unique)
   return 'D' .. m
 end
 
+-- Whether a new job fits, as its code; one that does has its room.
+local function admit_job(u, size)
+  if gated then
+    return 'm'
+  elseif held >= most then
+    return 'f'
+  elseif most_bytes > 0 and held_bytes + size > most_bytes then
+    return 'b'
+  elseif u and ((tenant_most > 0 and u[1] >= tenant_most) or (tenant_bytes > 0 and u[2] + size > tenant_bytes)) then
+    return 't'
+  end
+  held, held_bytes = held + 1, held_bytes + size
+  if u then
+    u[1], u[2] = u[1] + 1, u[2] + size
+  end
+  return '+'
+end
+
 -- Nearly all jobs are plain. They are spared what they can do without: a lane is taken apart once.
 local of_lane = {}
 for i = 1, all_plain and count or 0 do
@@ -162,19 +180,10 @@ for i = 1, all_plain and count or 0 do
   local u = l.u
   if known[i] or taken[m] then
     codes[i] = '='
-  elseif gated then
-    codes[i] = 'm'
-  elseif held >= most then
-    codes[i] = 'f'
-  elseif most_bytes > 0 and held_bytes + size > most_bytes then
-    codes[i] = 'b'
-  elseif u and ((tenant_most > 0 and u[1] >= tenant_most) or (tenant_bytes > 0 and u[2] + size > tenant_bytes)) then
-    codes[i] = 't'
   else
-    held, held_bytes = held + 1, held_bytes + size
-    if u then
-      u[1], u[2] = u[1] + 1, u[2] + size
-    end
+    codes[i] = admit_job(u, size)
+  end
+  if codes[i] == '+' then
     if not l.members then
       l.members, l.use = {}, use[l.tenant] or { 0, 0 }
       lanes[lane], use[l.tenant] = l.members, l.use
@@ -182,7 +191,6 @@ for i = 1, all_plain and count or 0 do
     l.members[#l.members + 1] = m
     l.use[1], l.use[2] = l.use[1] + 1, l.use[2] + size
     taken[m] = true
-    codes[i] = '+'
     writes[#writes + 1], writes[#writes + 2] = m, stamp .. part
   end
 end
@@ -207,22 +215,12 @@ for i = 1, all_plain and 0 or count do
     codes[i] = conflict(i, part, delay, unique)
   elseif batch and not takes_members(batch) then
     codes[i] = 'x'
-  elseif gated then
-    codes[i] = 'm'
-  elseif held >= most then
-    codes[i] = 'f'
-  elseif most_bytes > 0 and held_bytes + size > most_bytes then
-    codes[i] = 'b'
-  elseif u and ((tenant_most > 0 and u[1] >= tenant_most) or (tenant_bytes > 0 and u[2] + size > tenant_bytes)) then
-    codes[i] = 't'
   else
-    held, held_bytes = held + 1, held_bytes + size
-    if u then
-      u[1], u[2] = u[1] + 1, u[2] + size
-    end
+    codes[i] = admit_job(u, size)
+  end
+  if codes[i] == '+' then
     add_usage(use, tenant, 1, size)
     taken[m] = true
-    codes[i] = '+'
     local due = delay == '0' and now or due_at(delay)
     writes[#writes + 1] = m
     if due > now then
