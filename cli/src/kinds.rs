@@ -51,6 +51,16 @@ mod tests {
         catalog.iter().map(|info| info.kind.clone()).collect()
     }
 
+    #[test]
+    fn what_a_kind_says_that_its_args_must_have_is_what_they_must_have() {
+        let empty = serde_json::value::RawValue::from_string("{}".to_owned()).unwrap();
+        for info in catalog().iter() {
+            let refused = info.check_args(&empty).err().map(|error| error.to_string());
+            let named = |error: &String| info.required.iter().any(|name| error.contains(name));
+            assert!(refused.as_ref().map_or(info.required.is_empty(), named), "{}: {refused:?}", info.kind);
+        }
+    }
+
     #[tokio::test]
     async fn what_is_taken_in_is_what_is_executed() {
         let _ = rustls::crypto::ring::default_provider().install_default();

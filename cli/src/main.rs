@@ -91,6 +91,8 @@ async fn run(args: Args) -> anyhow::Result<()> {
 }
 
 async fn migrate(context: &Context) -> anyhow::Result<()> {
-    windrow_queue::database::migrate(&context.database()?).await?;
+    let database = context.database()?;
+    windrow_queue::database::migrate(&database).await?;
+    windrow_queue::journal::register_kinds(&database, &kinds::catalog()).await?;
     context.output.show(&serde_json::json!({ "migrated": true }), || "the schema is up to date".to_owned())
 }

@@ -22,6 +22,8 @@ pub struct KindInfo {
     pub policy: Policy,
     /// Whether a caller bound to a tenant may not enqueue it.
     pub operators_only: bool,
+    /// Names that its args must have, as far as it says.
+    pub required: &'static [&'static str],
     check: fn(&RawValue) -> Result<(), serde_json::Error>,
 }
 
@@ -34,6 +36,7 @@ impl KindInfo {
             queue: A::QUEUE,
             policy: A::POLICY,
             operators_only: A::OPERATORS_ONLY,
+            required: A::REQUIRED,
             check: |args| serde_json::from_str::<A>(args.get()).map(drop),
         }
     }

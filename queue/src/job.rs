@@ -30,6 +30,8 @@ pub trait JobArgs: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// Whether only operators may enqueue it over HTTP: what it does concerns every tenant, so a key that is bound to one may
     /// not.
     const OPERATORS_ONLY: bool = false;
+    /// Names that its args must have: whoever enqueues by SQL is told at once if one is missing, not by a dead letter.
+    const REQUIRED: &'static [&'static str] = &[];
 }
 
 /// When a job becomes ready.

@@ -24,7 +24,9 @@ use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use sqlx::PgPool;
 use tokio::{sync::Notify, task::JoinSet};
-use windrow_queue::{Catalog, database, health::Health, metrics::QueueMetrics, shutdown::Shutdown, store::Store};
+use windrow_queue::{
+    Catalog, database, health::Health, journal, metrics::QueueMetrics, shutdown::Shutdown, store::Store,
+};
 
 use crate::{metrics::Metrics, schedule::Schedules, service::Service};
 
@@ -109,6 +111,14 @@ pub async fn run(config: Config, deps: Deps, shutdown: Shutdown) -> anyhow::Resu
     let stop = shutdown.soft.clone();
     tasks.set.spawn(relay::listen(direct, Arc::clone(&wake), stop));
     let pg = || database.clone();
+    let registering = journal::keep_registering(pg(), catalog.clone());
+    let stop = shutdown.soft.clone();
+    tasks.set.spawn(async move {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = registering => {}
+        }
+    });
     tasks.start(relay::Relay::new(config.relay, pg(), store.clone(), metrics.clone(), wake));
     tasks.start(promoter::Promoter::new(pg(), store.clone(), queues.clone(), queue_metrics.clone(), metrics.clone()));
     tasks.start(gauges::Gauges::new(

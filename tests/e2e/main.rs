@@ -23,6 +23,7 @@ mod sealed;
 mod sentinel;
 mod sets;
 mod source;
+mod sql;
 mod stopping;
 mod unknown;
 mod weights;

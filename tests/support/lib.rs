@@ -16,11 +16,11 @@ use std::{sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
-use sqlx::PgPool;
+use sqlx::{ConnectOptions, PgPool};
 use tokio::task::JoinHandle;
 use windrow_devserver::{PostgresOptions, PostgresServer, RedisOptions, RedisServer};
 use windrow_queue::{
-    Handler, JobArgs, JobContext, JobResult, Kind, NewJob, Policy, QueueName, database,
+    Catalog, Handler, JobArgs, JobContext, JobResult, Kind, NewJob, Policy, QueueName, database,
     health::Health,
     journal,
     metrics::QueueMetrics,
@@ -95,6 +95,26 @@ impl Stage {
         };
         let task = tokio::spawn(windrow_worker::run(config, deps, shutdown.clone()));
         Worker { registry, health, shutdown, task }
+    }
+
+    /// Starts a scheduler in this process, without schedules of its own.
+    pub fn scheduler(&self) -> Scheduler {
+        let registry = prometheus::Registry::new();
+        let health = Health::default();
+        let shutdown = Shutdown::new();
+        let url = self.database.connect_options().to_url_lossy().to_string();
+        let deps = windrow_scheduler::Deps {
+            store: self.store.clone(),
+            database: self.database.clone(),
+            direct: windrow_scheduler::listen_pool(&database::Config { url, ..database::Config::default() }).unwrap(),
+            catalog: Catalog::default().with::<Number>().with::<Other>(),
+            schedules: None,
+            queue_metrics: QueueMetrics::new(&registry),
+            registry,
+            health: health.clone(),
+        };
+        let task = tokio::spawn(windrow_scheduler::run(windrow_scheduler::Config::default(), deps, shutdown.clone()));
+        Scheduler { health, shutdown, task }
     }
 
     /// Enqueues fast jobs.
@@ -186,6 +206,23 @@ impl Worker {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count")]
         let sum = sum as u64;
         sum
+    }
+}
+
+/// A scheduler that runs in this process.
+#[derive(Debug)]
+pub struct Scheduler {
+    /// What its `/readyz` would say.
+    pub health: Health,
+    shutdown: Shutdown,
+    task: JoinHandle<anyhow::Result<()>>,
+}
+
+impl Scheduler {
+    /// Stops it softly and waits for its end.
+    pub async fn stop(self) {
+        self.shutdown.stop();
+        tokio::time::timeout(Duration::from_secs(60), self.task).await.expect("it ends").unwrap().unwrap();
     }
 }
 

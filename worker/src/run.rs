@@ -7,7 +7,7 @@ use tokio::{
     sync::{mpsc, oneshot},
     task::JoinSet,
 };
-use windrow_queue::{health::Health, metrics::QueueMetrics, shutdown::Shutdown, store::Store};
+use windrow_queue::{health::Health, journal, metrics::QueueMetrics, shutdown::Shutdown, store::Store};
 
 use crate::{
     Config, Registry, adapter,
@@ -50,6 +50,7 @@ pub async fn run(config: Config, deps: Deps, shutdown: Shutdown) -> anyhow::Resu
     // Everything that lives as long as this role; dropped, and so aborted, when it ends.
     let mut tasks = JoinSet::new();
     tasks.spawn(probe::run(deps.database.clone(), Arc::clone(&journal_ok), deps.health.part("postgres (worker)")));
+    tasks.spawn(journal::keep_registering(deps.database.clone(), deps.handlers.catalog()));
     let (mirror, mirrored) = mpsc::channel(mirror::BACKLOG);
     tasks.spawn(mirror::run(deps.database.clone(), mirrored));
 

@@ -31,6 +31,7 @@ pub struct FetchSource {
 impl JobArgs for FetchSource {
     const KIND: Kind = Kind::from_static("vacancy.fetch_source");
     const QUEUE: QueueName = QueueName::from_static("fetch");
+    const REQUIRED: &'static [&'static str] = &["source_id"];
     /// Few attempts within a minute or so: the next scheduled fetch tries anew, and a source that stays broken is to be
     /// seen.
     const POLICY: Policy = Policy::DEFAULT

@@ -60,6 +60,7 @@ impl ImportFile {
 impl JobArgs for ImportFile {
     const KIND: Kind = Kind::from_static("phone.import_file");
     const QUEUE: QueueName = QueueName::from_static("import");
+    const REQUIRED: &'static [&'static str] = &["project_id", "path"];
     /// An attempt may take hours and goes on where the last one stopped, so its limit only ends what hangs.
     const POLICY: Policy = Policy::DEFAULT
         .journaled()

@@ -33,6 +33,7 @@ pub struct ScoreVacancy {
 impl JobArgs for ScoreVacancy {
     const KIND: Kind = Kind::from_static("vacancy.score");
     const QUEUE: QueueName = QueueName::from_static("scoring");
+    const REQUIRED: &'static [&'static str] = &["vacancy_id"];
     /// Eight attempts over about half an hour: long enough for a webhook to be restarted.
     const POLICY: Policy = Policy::DEFAULT
         .with_max_attempts(8)

@@ -21,6 +21,7 @@ mod closed;
 mod complete;
 mod enqueue;
 mod idempotency;
+mod kinds;
 mod mirror;
 mod outbox;
 mod park;
@@ -42,6 +43,7 @@ pub use closed::{
 pub use complete::{complete, complete_in, complete_one};
 pub use enqueue::enqueue_in;
 pub use idempotency::{EnqueueError, IdempotencyConflict, enqueue_idempotent, request_digest};
+pub use kinds::{keep_registering, register_kinds};
 pub use mirror::{MIRROR_FROM, mirror};
 pub use outbox::{OUTBOX_CHANNEL, OutboxLane, OutboxRow, RelayJob, lanes, put_back, set_idle, take};
 pub use park::{CallbackError, Parked, call_back, expect_callback, park, unpark_due};

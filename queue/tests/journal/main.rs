@@ -10,5 +10,6 @@ mod enqueuing;
 mod faults;
 mod outbox;
 mod parking;
+mod sql;
 mod support;
 mod unique;

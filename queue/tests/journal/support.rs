@@ -80,6 +80,7 @@ impl JobArgs for Note {
     const KIND: Kind = Kind::from_static("test.write_note");
     const QUEUE: QueueName = QueueName::from_static("test");
     const POLICY: Policy = Policy::DEFAULT.journaled();
+    const REQUIRED: &'static [&'static str] = &["text"];
 }
 
 pub(crate) fn note(text: &str) -> NewJob {
