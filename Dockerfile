@@ -11,13 +11,14 @@ COPY cli/Cargo.toml cli/
 COPY devserver/Cargo.toml devserver/
 COPY jobs/Cargo.toml jobs/
 COPY queue/Cargo.toml queue/
+COPY schedule/Cargo.toml schedule/
 COPY scheduler/Cargo.toml scheduler/
 COPY tests/Cargo.toml tests/
 COPY worker/Cargo.toml worker/
 COPY xtask/Cargo.toml xtask/
 RUN mkdir -p tests/support tests/e2e \
  && touch tests/support/lib.rs tests/e2e/main.rs \
- && for crate in api devserver jobs queue scheduler worker; do mkdir -p "$crate/src" && touch "$crate/src/lib.rs" || exit 1; done \
+ && for crate in api devserver jobs queue schedule scheduler worker; do mkdir -p "$crate/src" && touch "$crate/src/lib.rs" || exit 1; done \
  && for crate in bench cli xtask; do mkdir -p "$crate/src" && echo 'fn main() {}' > "$crate/src/main.rs" || exit 1; done \
  && cargo build --release --locked --package windrow
 

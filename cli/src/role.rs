@@ -6,7 +6,7 @@ use prometheus::Registry;
 use tokio::task::JoinHandle;
 use windrow_api::{Limits, Listener, ops};
 use windrow_queue::{health::Health, metrics::QueueMetrics, shutdown::Shutdown};
-use windrow_scheduler::schedule::{FileError, Schedules};
+use windrow_schedule::{FileError, Schedules};
 
 use crate::{
     context::Context,

@@ -2,7 +2,7 @@
 
 use clap::{Args, Subcommand};
 use windrow_queue::Tenant;
-use windrow_scheduler::schedule::admin::{self, AdminError};
+use windrow_schedule::admin::{self, AdminError};
 
 use crate::{
     context::Context,

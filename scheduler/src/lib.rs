@@ -13,7 +13,7 @@ pub mod promoter;
 pub mod pruner;
 pub mod reconciler;
 pub mod relay;
-pub mod schedule;
+
 pub mod service;
 pub mod unparker;
 pub mod vacuum;
@@ -27,8 +27,9 @@ use tokio::{sync::Notify, task::JoinSet};
 use windrow_queue::{
     Catalog, database, health::Health, journal, metrics::QueueMetrics, shutdown::Shutdown, store::Store,
 };
+use windrow_schedule::Schedules;
 
-use crate::{metrics::Metrics, schedule::Schedules, service::Service};
+use crate::{metrics::Metrics, service::Service};
 
 /// The `[scheduler]` section.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
@@ -190,7 +191,7 @@ async fn reconcile_until_done(
     shutdown: Shutdown,
 ) {
     while !shutdown.soft.is_cancelled() {
-        match schedule::reconcile(&database, &schedules, &catalog).await {
+        match windrow_schedule::reconcile(&database, &schedules, &catalog).await {
             Ok(done) => {
                 tracing::info!(
                     added = done.added,

@@ -11,7 +11,7 @@ use windrow_api::{
     key::{ApiKey, NewKey},
 };
 use windrow_queue::{health::Health, metrics::QueueMetrics, shutdown::Shutdown, store::Store};
-use windrow_scheduler::schedule::Schedules;
+use windrow_schedule::Schedules;
 
 use crate::{context::Context, kinds, probe, role::Process};
 

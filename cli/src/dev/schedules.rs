@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::PgPool;
-use windrow_scheduler::schedule::{Declared, Definition, Schedules};
+use windrow_schedule::{Declared, Definition, Schedules};
 
 use crate::{context::Context, exit::Failure, kinds, role};
 
@@ -75,7 +75,7 @@ async fn refuse_foreign(database: &PgPool, schedules: &Schedules) -> anyhow::Res
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use windrow_queue::database::{self, Config};
-    use windrow_scheduler::schedule::reconcile;
+    use windrow_schedule::reconcile;
 
     use super::*;
 

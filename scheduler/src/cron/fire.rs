@@ -1,14 +1,13 @@
 //! Due schedules: plan, record, enqueue, move on.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use serde_json::value::to_raw_value;
 use sqlx::{FromRow, PgConnection, Row as _};
 use std::collections::HashSet;
 use uuid::Uuid;
-use windrow_queue::{Catalog, Fire, NewJob, Tenant, journal};
+use windrow_queue::{Catalog, Fire, NewJob, journal};
 
 use super::Cron;
-use crate::schedule::{Definition, Due, Overlap, Plan, Row, Tenants, columns, jitter_share};
+use windrow_schedule::{Definition, Due, Overlap, Plan, Row, Tenants, columns, jitter_share};
 
 /// Jobs in one transaction; the schedules that are left over are due still.
 const MAX_JOBS: usize = 5000;
@@ -157,19 +156,9 @@ async fn standing(tx: &mut PgConnection, claimed: &[Claimed]) -> Result<HashSet<
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
-/// The job of a fire.
-pub(super) fn job(
-    id: Uuid,
-    definition: &Definition,
-    tenant: Option<&Tenant>,
-    due: Due,
-    catalog: &Catalog,
-) -> anyhow::Result<NewJob> {
-    let mut job = NewJob::of_kind(catalog.get(definition.kind.as_str())?, to_raw_value(&definition.args)?)?;
-    job.tenant = tenant.cloned();
-    job.fire = Some(Fire { schedule_id: id, fire_at: due.fire_at, missed: due.missed });
-    catalog.vault().seal(&mut job)?;
-    Ok(job)
+/// The fire that a job is told of.
+pub(super) const fn fire(schedule_id: Uuid, due: Due) -> Fire {
+    Fire { schedule_id, fire_at: due.fire_at, missed: due.missed }
 }
 
 impl Batch {
@@ -211,7 +200,7 @@ impl Batch {
                     fanning = Some(due);
                     ("fanning", None)
                 }
-                _ => ("fired", Some(job(row.id, definition, definition.tenant(), due, catalog)?)),
+                _ => ("fired", Some(definition.job(catalog, definition.tenant(), fire(row.id, due))?)),
             };
             standing |= outcome == "fired";
             if matches!(outcome, "skipped" | "queued") {

@@ -5,7 +5,7 @@ use uuid::Uuid;
 use windrow_queue::journal;
 
 use super::{Cron, fire};
-use crate::schedule::{Due, Row, Tenants, columns};
+use windrow_schedule::{Due, Row, Tenants, columns};
 
 /// Schedules in one transaction.
 const BATCH: i64 = 100;
@@ -45,7 +45,7 @@ pub(super) async fn fire_queued(cron: &Cron, counts: &mut fire::Counts) -> anyho
             .await?;
             record(&mut tx, row.id, fire_at, "fanning", None).await?;
         } else {
-            let job = fire::job(row.id, &definition, definition.tenant(), due, &cron.catalog)?;
+            let job = definition.job(&cron.catalog, definition.tenant(), fire::fire(row.id, due))?;
             journal::enqueue_in(&mut tx, std::slice::from_ref(&job)).await?;
             sqlx::query("UPDATE schedule SET queued_fire_at = NULL, missed_count = 0 WHERE id = $1")
                 .bind(row.id)

@@ -1,7 +1,7 @@
 //! `schedules.toml`: what is refused, and how it comes into force.
 
 use sqlx::PgPool;
-use windrow_scheduler::schedule::{Reconciled, Schedules};
+use windrow_schedule::{Reconciled, Schedules};
 
 use crate::support::{catalog, count, database, declare};
 

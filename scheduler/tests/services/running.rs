@@ -9,7 +9,8 @@ use windrow_queue::{
     shutdown::Shutdown,
     store::{self, Store},
 };
-use windrow_scheduler::{Config, Deps, listen_pool, run, schedule::Schedules};
+use windrow_schedule::Schedules;
+use windrow_scheduler::{Config, Deps, listen_pool, run};
 
 use crate::support::{catalog, count, database_url, enqueue, job, queue, redis, until};
 

@@ -14,10 +14,10 @@ use windrow_queue::{
     Catalog, JobArgs, Kind, NewJob, Policy, QueueName, database, journal,
     store::{self, Store},
 };
+use windrow_schedule::{Reconciled, Schedules};
 use windrow_scheduler::{
     cron::{self, Cron},
     metrics::Metrics,
-    schedule::{self, Reconciled, Schedules},
     service::{Done, Service},
 };
 
@@ -83,7 +83,7 @@ pub(crate) fn catalog() -> Catalog {
 /// Puts a file in force.
 pub(crate) async fn declare(pool: &PgPool, text: &str) -> Reconciled {
     let schedules = Schedules::parse("schedules.toml", text, &catalog()).unwrap();
-    schedule::reconcile(pool, &schedules, &catalog()).await.unwrap()
+    windrow_schedule::reconcile(pool, &schedules, &catalog()).await.unwrap()
 }
 
 /// Moves every schedule's clock back, as if nobody had looked at it for so long.

@@ -7,7 +7,7 @@ use chrono::{DateTime, Days, NaiveDateTime, TimeDelta, TimeZone, Utc};
 use chrono_tz::Tz;
 use croner::Cron;
 use proptest::prelude::*;
-use windrow_scheduler::schedule::{Expression, Rule, Timing};
+use windrow_schedule::{Expression, Rule, Timing};
 
 fn cron(expression: &str, zone: &str) -> Timing {
     let rule = Rule::Cron(Box::new(Expression::parse(expression).unwrap()));

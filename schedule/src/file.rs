@@ -106,7 +106,7 @@ impl Schedules {
                             .map_err(|source| FileError::Schedule { file: file.to_owned(), source })?;
                         if !names.insert((definition.tenant().cloned(), definition.name.clone())) {
                             let reason = "stands in the file twice: give each schedule a name of its own".to_owned();
-                            let source = InvalidSchedule { schedule: definition.name, key: "name", reason };
+                            let source = InvalidSchedule { schedule: definition.name, key: "name".into(), reason };
                             return Err(FileError::Schedule { file: file.to_owned(), source });
                         }
                         schedules.list.push(definition);

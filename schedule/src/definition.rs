@@ -1,13 +1,14 @@
 //! What somebody declares, and what it means once it is checked.
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, Datelike, SubsecRound, Utc};
 use chrono_tz::Tz;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
-use windrow_queue::{Catalog, Kind, Tenant, name::InvalidName};
+use serde_json::value::to_raw_value;
+use windrow_queue::{Catalog, Fire, Kind, NewJob, Tenant, name::InvalidName};
 
 use super::{
     plan::{MAX_CATCH_UP, Missed},
@@ -20,6 +21,8 @@ const MIN_EVERY: Duration = Duration::from_secs(1);
 /// The longest `every`, and the longest jitter is a day.
 const MAX_EVERY: Duration = Duration::from_secs(366 * 24 * 3600);
 const MAX_JITTER: Duration = Duration::from_secs(24 * 3600);
+/// In which a start and an end may be.
+const YEARS: std::ops::RangeInclusive<i32> = 1970..=2199;
 
 /// What happens when a schedule is due while a job that it made, or a follow-up of one, still stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -55,30 +58,37 @@ pub struct Declared {
     /// The kind of its jobs.
     pub kind: String,
     /// Their args; an empty object when left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub args: Option<serde_json::Value>,
     /// A cron expression. This or `every`.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub cron: Option<String>,
     /// A period like `15m`. This or `cron`.
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
     pub every: Option<Duration>,
     /// The IANA zone in which `cron` is read; UTC when left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub time_zone: Option<String>,
     /// Fires are put off by a share of this, the same for each fire of a schedule.
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
     pub jitter: Option<Duration>,
     /// When a job of it still stands.
     pub overlap: Overlap,
     /// When nobody noticed in time.
     pub missed: DeclaredMissed,
     /// Not due before this.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub start: Option<DateTime<Utc>>,
     /// Not due after this.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub end: Option<DateTime<Utc>>,
     /// Whom its jobs are done for.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub tenant: Option<String>,
     /// One job for every active tenant.
     pub each_tenant: bool,
     /// Whether it fires.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub enabled: Option<bool>,
 }
 
@@ -125,7 +135,7 @@ pub struct InvalidSchedule {
     /// Its name, as far as it has one.
     pub schedule: String,
     /// The key that is wrong.
-    pub key: &'static str,
+    pub key: Cow<'static, str>,
     /// What is wrong with it, and what to do.
     pub reason: String,
 }
@@ -137,7 +147,7 @@ impl Definition {
     /// The first key that is wrong.
     pub fn check(declared: Declared, catalog: &Catalog) -> Result<Self, InvalidSchedule> {
         let schedule = declared.name.clone();
-        let refuse = |key: &'static str, reason: String| InvalidSchedule { schedule: schedule.clone(), key, reason };
+        let refuse = |key: &'static str, reason: String| InvalidSchedule { schedule: schedule.clone(), key: key.into(), reason };
         check_name(&declared.name).map_err(|reason| refuse("name", reason))?;
 
         if declared.kind.is_empty() {
@@ -145,8 +155,13 @@ impl Definition {
         }
         let info = catalog.get(&declared.kind).map_err(|error| refuse("kind", error.to_string()))?;
         let args = declared.args.unwrap_or_else(|| serde_json::Value::Object(serde_json::Map::new()));
-        let raw = serde_json::value::to_raw_value(&args).map_err(|error| refuse("args", error.to_string()))?;
+        let raw = to_raw_value(&args).map_err(|error| refuse("args", error.to_string()))?;
+        if !args.is_object() {
+            return Err(refuse("args", format!("of {} are an object with named fields", info.kind)));
+        }
         info.check_args(&raw).map_err(|error| refuse("args", format!("do not fit {}: {error}", info.kind)))?;
+        // What no job can be made of is refused here, and not at each fire time.
+        NewJob::of_kind(info, raw).map_err(|error| refuse("args", error.to_string()))?;
 
         let zone = declared.time_zone.as_deref().unwrap_or("UTC");
         let zone: Tz = zone.parse().map_err(|_| {
@@ -163,12 +178,20 @@ impl Definition {
             (Some(_), Some(_)) => return Err(refuse("every", "stands beside cron: give one of the two".into())),
             (None, None) => return Err(refuse("cron", "is missing: give cron or every".into())),
         };
-        if let (Some(start), Some(end)) = (declared.start, declared.end)
+        for (key, time) in [("start", declared.start), ("end", declared.end)] {
+            if time.is_some_and(|time| !YEARS.contains(&time.year())) {
+                return Err(refuse(key, format!("must be from {} to {}", YEARS.start(), YEARS.end())));
+            }
+        }
+        // As finely as Postgres keeps them: what was written and what is read back are the same.
+        let (start, end) = (declared.start.map(to_micros), declared.end.map(to_micros));
+        if let (Some(start), Some(end)) = (start, end)
             && start > end
         {
             return Err(refuse("end", "is before start".into()));
         }
         let jitter = declared.jitter.unwrap_or_default();
+        let jitter = Duration::new(jitter.as_secs(), jitter.subsec_millis() * 1_000_000);
         if jitter > MAX_JITTER {
             return Err(refuse("jitter", "is more than 24h".into()));
         }
@@ -192,13 +215,29 @@ impl Definition {
             name: declared.name,
             kind: info.kind.clone(),
             args,
-            timing: Timing { rule, zone, start: declared.start, end: declared.end },
+            timing: Timing { rule, zone, start, end },
             jitter,
             overlap: declared.overlap,
             missed,
             tenants,
             enabled: declared.enabled.unwrap_or(true),
         })
+    }
+
+    /// A job of it, sealed if its kind is encrypted.
+    ///
+    /// # Errors
+    /// When this program cannot make it: the kind is unknown, or its key is missing.
+    pub fn job(&self, catalog: &Catalog, tenant: Option<&Tenant>, fire: Fire) -> Result<NewJob, InvalidSchedule> {
+        let refuse =
+            |key: &'static str, reason| InvalidSchedule { schedule: self.name.clone(), key: key.into(), reason };
+        let info = catalog.get(self.kind.as_str()).map_err(|error| refuse("kind", error.to_string()))?;
+        let args = to_raw_value(&self.args).map_err(|error| refuse("args", error.to_string()))?;
+        let mut job = NewJob::of_kind(info, args).map_err(|error| refuse("args", error.to_string()))?;
+        job.tenant = tenant.cloned();
+        job.fire = Some(fire);
+        catalog.vault().seal(&mut job).map_err(|error| refuse("args", error.to_string()))?;
+        Ok(job)
     }
 
     /// The tenant, if it is for a single one.
@@ -214,8 +253,19 @@ impl Definition {
     /// put back finds the record of its fires.
     #[must_use]
     pub fn config_id(&self) -> Uuid {
+        self.derived_id("windrow schedule")
+    }
+
+    /// The id of a schedule that is made over the API or the command line: never that of a declared one, and again the same
+    /// when it is removed and made anew.
+    #[must_use]
+    pub fn api_id(&self) -> Uuid {
+        self.derived_id("windrow schedule, not of a file")
+    }
+
+    fn derived_id(&self, origin: &str) -> Uuid {
         let mut hash = Sha256::new();
-        for part in ["windrow schedule", self.tenant().map_or("", Tenant::as_str), &self.name] {
+        for part in [origin, self.tenant().map_or("", Tenant::as_str), &self.name] {
             hash.update((part.len() as u64).to_be_bytes());
             hash.update(part.as_bytes());
         }
@@ -226,11 +276,16 @@ impl Definition {
 }
 
 /// A schedule's share of its jitter: spread by id, and the same for each of its fires.
-pub(crate) fn jitter_share(id: Uuid, jitter: Duration) -> Duration {
+#[must_use]
+pub fn jitter_share(id: Uuid, jitter: Duration) -> Duration {
     let (_, spread) = id.as_u64_pair();
     let most = u64::try_from(jitter.as_millis()).unwrap_or(u64::MAX);
     // The upper bits of this half are the UUID's variant; the rest is random.
     Duration::from_millis((spread & (u64::MAX >> 2)) % most.saturating_add(1))
+}
+
+fn to_micros(time: DateTime<Utc>) -> DateTime<Utc> {
+    time.trunc_subsecs(6)
 }
 
 fn check_name(name: &str) -> Result<(), String> {

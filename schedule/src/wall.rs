@@ -136,7 +136,7 @@ impl Expression {
     }
 }
 
-fn offset_at(zone: Tz, instant: DateTime<Utc>) -> TimeDelta {
+pub(crate) fn offset_at(zone: Tz, instant: DateTime<Utc>) -> TimeDelta {
     TimeDelta::seconds(i64::from(zone.offset_from_utc_datetime(&instant.naive_utc()).fix().local_minus_utc()))
 }
 
@@ -156,7 +156,7 @@ fn first_instant(zone: Tz, wall: NaiveDateTime) -> Option<DateTime<Utc>> {
 }
 
 /// The first instant in `(from, until]` with another offset than the one before it.
-fn first_change(zone: Tz, from: DateTime<Utc>, until: DateTime<Utc>) -> Option<DateTime<Utc>> {
+pub(crate) fn first_change(zone: Tz, from: DateTime<Utc>, until: DateTime<Utc>) -> Option<DateTime<Utc>> {
     let offset = offset_at(zone, from);
     let mut low = from;
     while low < until {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use chrono_tz::Tz;
 use proptest::prelude::*;
-use windrow_scheduler::schedule::{Missed, Plan, Rule, Timing, plan};
+use windrow_schedule::{Missed, Plan, Rule, Timing, plan};
 
 fn every(seconds: u64) -> Timing {
     Timing { rule: Rule::Every(Duration::from_secs(seconds)), zone: Tz::UTC, start: None, end: None }
