@@ -235,6 +235,23 @@ pub async fn find(
     Ok(in_any(store, &queues, Member::journaled(id, 1)).await?.map(|(queue, status)| view(id, queue, true, status)))
 }
 
+/// Where a journaled job is that still has to happen. `None`: it is over.
+///
+/// # Errors
+/// When a store is away.
+pub(crate) async fn standing_state(
+    store: &Store,
+    database: &PgPool,
+    id: JobId,
+) -> Result<Option<String>, FindError> {
+    let Some(row) = live(database, id).await? else { return Ok(None) };
+    let status = match QueueName::new(&*row.queue) {
+        Ok(queue) => store.status(&queue, Member::journaled(id, row.generation)).await?,
+        Err(_) => None,
+    };
+    Ok(Some(row.view(id, status).state))
+}
+
 async fn in_any(
     store: &Store,
     queues: &[QueueName],

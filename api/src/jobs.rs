@@ -22,7 +22,7 @@ use crate::{
     trace,
 };
 
-const IDEMPOTENCY_KEY: &str = "idempotency-key";
+pub(crate) const IDEMPOTENCY_KEY: &str = "idempotency-key";
 /// Most jobs in one request.
 const MAX_JOBS: usize = 5000;
 
@@ -129,17 +129,31 @@ fn plan(deps: &Deps, caller: &Caller, mut wanted: JobRequest, traceparent: &str)
 /// A caller that is bound to a tenant makes its jobs only, and of no kind that concerns every tenant.
 pub(crate) fn bind(deps: &Deps, caller: &Caller, wanted: &mut JobRequest) -> Result<(), Problem> {
     let Some(own) = &caller.tenant else { return Ok(()) };
-    let forbidden = |title, detail| Problem::new(StatusCode::FORBIDDEN, "forbidden", title, detail);
-    if wanted.tenant.as_ref().is_some_and(|tenant| tenant != own) {
-        let detail = format!("This API key acts for tenant {own} only.");
-        return Err(forbidden("Not for this tenant", detail).at("/tenant"));
-    }
-    if deps.catalog.get(&wanted.kind).is_ok_and(|info| info.operators_only) {
-        let detail = format!("{} concerns every tenant: it takes a key that is bound to none.", wanted.kind);
-        return Err(forbidden("Not for one tenant's key", detail).at("/kind"));
-    }
+    bind_tenant(caller, wanted.tenant.take()).map_err(|problem| problem.at("/tenant"))?;
+    operators_only(deps, caller, &wanted.kind)?;
     wanted.tenant = Some(own.clone());
     Ok(())
+}
+
+/// Whose things a caller means: its own tenant's, if it is bound to one.
+pub(crate) fn bind_tenant(caller: &Caller, asked: Option<Tenant>) -> Result<Option<Tenant>, Problem> {
+    match (&caller.tenant, asked) {
+        (Some(own), Some(other)) if *own != other => {
+            let detail = format!("This API key acts for tenant {own} only.");
+            Err(Problem::new(StatusCode::FORBIDDEN, "forbidden", "Not for this tenant", detail))
+        }
+        (Some(own), _) => Ok(Some(own.clone())),
+        (None, asked) => Ok(asked),
+    }
+}
+
+/// A caller that is bound to a tenant has to do with no kind that concerns every tenant.
+pub(crate) fn operators_only(deps: &Deps, caller: &Caller, kind: &str) -> Result<(), Problem> {
+    if caller.tenant.is_none() || !deps.catalog.get(kind).is_ok_and(|info| info.operators_only) {
+        return Ok(());
+    }
+    let detail = format!("{kind} concerns every tenant: it takes a key that is bound to none.");
+    Err(Problem::new(StatusCode::FORBIDDEN, "forbidden", "Not for one tenant's key", detail).at("/kind"))
 }
 
 /// `GET /api/v1/jobs/{id}`. Another tenant's job does not exist for a caller bound to one.
@@ -219,11 +233,11 @@ pub(crate) struct ListParams {
 }
 
 /// Jobs in a page, if nothing is said.
-const PAGE: usize = 50;
+pub(crate) const PAGE: usize = 50;
 /// Jobs in a page, at most.
-const MAX_PAGE: usize = 500;
+pub(crate) const MAX_PAGE: usize = 500;
 
-fn bad_query(detail: impl Into<String>) -> Problem {
+pub(crate) fn bad_query(detail: impl Into<String>) -> Problem {
     Problem::new(StatusCode::BAD_REQUEST, "invalid-query", "The query is not valid", detail)
 }
 
@@ -234,14 +248,7 @@ pub(crate) async fn page(
     query: Result<Query<ListParams>, QueryRejection>,
 ) -> Result<Json<JobPage>, Problem> {
     let Query(asked) = query.map_err(|rejection| bad_query(rejection.body_text()))?;
-    let tenant = match (&caller.tenant, asked.tenant) {
-        (Some(own), Some(other)) if *own != other => {
-            let detail = format!("This API key acts for tenant {own} only.");
-            return Err(Problem::new(StatusCode::FORBIDDEN, "forbidden", "Not for this tenant", detail));
-        }
-        (Some(own), _) => Some(own.clone()),
-        (None, asked) => asked,
-    };
+    let tenant = bind_tenant(&caller, asked.tenant)?;
     let fingerprint = asked.fingerprint.map(|text| {
         find::unhex16(&text)
             .ok_or_else(|| bad_query("fingerprint: 32 hexadecimal digits are expected, as lists show them"))
@@ -268,7 +275,7 @@ pub(crate) async fn page(
     }
 }
 
-fn header(headers: &HeaderMap, name: &'static str) -> Result<Option<String>, Problem> {
+pub(crate) fn header(headers: &HeaderMap, name: &'static str) -> Result<Option<String>, Problem> {
     let Some(value) = headers.get(name) else { return Ok(None) };
     let text = value.to_str().map_err(|_| {
         let detail = format!("The header {name} has characters other than visible ASCII.");

@@ -9,6 +9,9 @@
 //! GET  /api/v1/batches/{id}        how far it is
 //! POST /api/v1/batches/{id}/seal   it has all its members
 //! POST /api/v1/callbacks/{token}   what a parked job waits for; the token is the authority
+//! POST /api/v1/schedules           make a schedule: 201 new, 200 the very same stood already
+//! GET  /api/v1/schedules           a page of them
+//! GET, PATCH, DELETE /api/v1/schedules/{name}; POST …/pause, …/resume, …/trigger; GET …/next, …/history
 //! GET  /metrics, /healthz, /readyz
 //! ```
 //!
@@ -29,6 +32,7 @@ mod layer;
 pub mod list;
 pub mod ops;
 mod problem;
+mod schedules;
 pub mod server;
 pub mod trace;
 
@@ -54,6 +58,7 @@ use windrow_queue::{
 pub use batches::{BatchView, find_batch};
 pub use config::{Config, InvalidConfig};
 pub use problem::Problem;
+pub use schedules::history as schedule_history;
 pub use server::{Limits, Listener};
 
 /// What the API works with.
@@ -109,6 +114,16 @@ pub fn router(config: &Config, deps: Deps) -> Result<Router, InvalidConfig> {
         .route("/api/v1/batches", post(batches::open))
         .route("/api/v1/batches/{id}", get(batches::status))
         .route("/api/v1/batches/{id}/seal", post(batches::seal))
+        .route("/api/v1/schedules", post(schedules::add).get(schedules::page))
+        .route(
+            "/api/v1/schedules/{name}",
+            get(schedules::show).patch(schedules::change).delete(schedules::remove),
+        )
+        .route("/api/v1/schedules/{name}/pause", post(schedules::pause))
+        .route("/api/v1/schedules/{name}/resume", post(schedules::resume))
+        .route("/api/v1/schedules/{name}/trigger", post(schedules::trigger))
+        .route("/api/v1/schedules/{name}/next", get(schedules::next))
+        .route("/api/v1/schedules/{name}/history", get(schedules::history_page))
         .route_layer(from_fn_with_state(keys, layer::authenticate))
         .layer(DefaultBodyLimit::max(body::MAX_BODY_BYTES));
     let callbacks = Router::new()

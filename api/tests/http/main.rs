@@ -3,4 +3,5 @@
 
 mod intake;
 mod manage;
+mod schedules;
 mod support;
