@@ -239,11 +239,7 @@ pub async fn find(
 ///
 /// # Errors
 /// When a store is away.
-pub(crate) async fn standing_state(
-    store: &Store,
-    database: &PgPool,
-    id: JobId,
-) -> Result<Option<String>, FindError> {
+pub(crate) async fn standing_state(store: &Store, database: &PgPool, id: JobId) -> Result<Option<String>, FindError> {
     let Some(row) = live(database, id).await? else { return Ok(None) };
     let status = match QueueName::new(&*row.queue) {
         Ok(queue) => store.status(&queue, Member::journaled(id, row.generation)).await?,

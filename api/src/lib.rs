@@ -115,10 +115,7 @@ pub fn router(config: &Config, deps: Deps) -> Result<Router, InvalidConfig> {
         .route("/api/v1/batches/{id}", get(batches::status))
         .route("/api/v1/batches/{id}/seal", post(batches::seal))
         .route("/api/v1/schedules", post(schedules::add).get(schedules::page))
-        .route(
-            "/api/v1/schedules/{name}",
-            get(schedules::show).patch(schedules::change).delete(schedules::remove),
-        )
+        .route("/api/v1/schedules/{name}", get(schedules::show).patch(schedules::change).delete(schedules::remove))
         .route("/api/v1/schedules/{name}/pause", post(schedules::pause))
         .route("/api/v1/schedules/{name}/resume", post(schedules::resume))
         .route("/api/v1/schedules/{name}/trigger", post(schedules::trigger))

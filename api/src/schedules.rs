@@ -41,7 +41,9 @@ impl From<AdminError> for Problem {
         match error {
             AdminError::Unknown { name, tenant } => {
                 let whose = tenant.map_or_else(String::new, |tenant| format!(" of tenant {tenant}"));
-                Self::not_found(format!("There is no schedule {name:?}{whose}; GET /api/v1/schedules lists those that exist."))
+                Self::not_found(format!(
+                    "There is no schedule {name:?}{whose}; GET /api/v1/schedules lists those that exist."
+                ))
             }
             AdminError::Declared(_) => conflict("schedule-declared", "The schedule belongs to schedules.toml"),
             AdminError::Exists(_) => conflict("schedule-exists", "Another schedule has the name"),
@@ -64,8 +66,7 @@ fn invalid(error: InvalidSchedule) -> Problem {
 }
 
 fn name_of(path: Result<Path<String>, PathRejection>) -> Result<String, Problem> {
-    let Path(name) =
-        path.map_err(|_| Problem::not_found("The path is no UTF-8 text, so it is no schedule's name."))?;
+    let Path(name) = path.map_err(|_| Problem::not_found("The path is no UTF-8 text, so it is no schedule's name."))?;
     Ok(name)
 }
 
@@ -106,12 +107,17 @@ pub(crate) async fn add(
 ) -> Result<Response, Problem> {
     let mut declared: Declared = body::json(request).await?;
     bind(&deps, &caller, &mut declared)?;
-    let (view, created) = schedule::add(&deps.database, &deps.catalog, declared, &caller.name).await?;
+    let (view, created) = schedule::add(&deps.database, &deps.catalog, declared).await?;
+    if created {
+        tracing::info!(schedule = view.name, tenant = view.tenant, caller = caller.name, "a schedule was added");
+    }
     let status = if created { StatusCode::CREATED } else { StatusCode::OK };
     let query = view.tenant.as_ref().map_or_else(String::new, |tenant| format!("?tenant={tenant}"));
     let location = HeaderValue::try_from(format!("/api/v1/schedules/{}{query}", view.name));
     let mut response = (status, Json(view)).into_response();
-    response.headers_mut().insert(header::LOCATION, location.expect("names of schedules and tenants are visible ASCII"));
+    response
+        .headers_mut()
+        .insert(header::LOCATION, location.expect("names of schedules and tenants are visible ASCII"));
     Ok(response)
 }
 
@@ -168,7 +174,8 @@ pub(crate) async fn change(
     if let Some(kind) = keys.get("kind").and_then(Value::as_str) {
         operators_only(&deps, &caller, kind)?;
     }
-    let changed = schedule::change(&deps.database, &deps.catalog, &name, tenant.as_ref(), keys, &caller.name).await?;
+    let changed = schedule::change(&deps.database, &deps.catalog, &name, tenant.as_ref(), keys).await?;
+    tracing::info!(schedule = name, tenant = changed.tenant, caller = caller.name, "a schedule was changed");
     Ok(Json(changed))
 }
 
@@ -180,7 +187,13 @@ pub(crate) async fn remove(
     query: Asked<Whose>,
 ) -> Result<StatusCode, Problem> {
     let (name, tenant) = (name_of(path)?, bind_tenant(&caller, asked(query)?.tenant)?);
-    schedule::remove(&deps.database, &name, tenant.as_ref(), &caller.name).await?;
+    schedule::remove(&deps.database, &name, tenant.as_ref()).await?;
+    tracing::info!(
+        schedule = name,
+        tenant = tenant.as_ref().map(Tenant::as_str),
+        caller = caller.name,
+        "a schedule was removed"
+    );
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -212,7 +225,16 @@ async fn set_paused(
     paused: bool,
 ) -> Result<Json<ScheduleView>, Problem> {
     let (name, tenant) = (name_of(path)?, bind_tenant(caller, asked(query)?.tenant)?);
-    schedule::set_paused(&deps.database, &deps.catalog, &name, tenant.as_ref(), paused, &caller.name).await?;
+    let (database, catalog) = (&deps.database, &deps.catalog);
+    if schedule::set_paused(database, catalog, &name, tenant.as_ref(), paused).await? {
+        let what = if paused { "paused" } else { "resumed" };
+        tracing::info!(
+            schedule = name,
+            tenant = tenant.as_ref().map(Tenant::as_str),
+            caller = caller.name,
+            "a schedule was {what}"
+        );
+    }
     Ok(Json(schedule::show(&deps.database, &deps.catalog, &name, tenant.as_ref()).await?))
 }
 
@@ -232,6 +254,9 @@ pub(crate) async fn trigger(
     }
     let (database, catalog) = (&deps.database, &deps.catalog);
     let done = schedule::trigger(database, catalog, &name, tenant.as_ref(), &caller.name, key.as_deref()).await?;
+    if done.created {
+        tracing::info!(schedule = name, caller = caller.name, trigger = %done.id, "a schedule was triggered");
+    }
     Ok((if done.created { StatusCode::CREATED } else { StatusCode::OK }, Json(done)))
 }
 

@@ -55,7 +55,7 @@ pub(crate) enum Command {
     /// Sets of jobs with a follow-up.
     #[command(subcommand)]
     Batches(batch::BatchCommand),
-    /// What happens by the clock: look, pause, resume, trigger.
+    /// What happens by the clock: look, make, pause, resume, trigger.
     #[command(subcommand)]
     Schedules(schedule::ScheduleCommand),
     /// Whom the work is done for.

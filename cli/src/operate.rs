@@ -28,7 +28,7 @@ pub(crate) fn audit(action: &str, filter: &str, count: u64) {
 }
 
 /// `user@host`, as far as the system says.
-fn who() -> String {
+pub(crate) fn who() -> String {
     let named = ["SUDO_USER", "USER", "LOGNAME"]
         .iter()
         .find_map(|name| std::env::var(name).ok().filter(|user| !user.is_empty()));

@@ -5,9 +5,9 @@ use std::{borrow::Cow, time::Duration};
 use chrono::{DateTime, Datelike, SubsecRound, Utc};
 use chrono_tz::Tz;
 use serde::{Deserialize, Serialize};
+use serde_json::value::to_raw_value;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
-use serde_json::value::to_raw_value;
 use windrow_queue::{Catalog, Fire, Kind, NewJob, Tenant, name::InvalidName};
 
 use super::{
@@ -147,7 +147,8 @@ impl Definition {
     /// The first key that is wrong.
     pub fn check(declared: Declared, catalog: &Catalog) -> Result<Self, InvalidSchedule> {
         let schedule = declared.name.clone();
-        let refuse = |key: &'static str, reason: String| InvalidSchedule { schedule: schedule.clone(), key: key.into(), reason };
+        let refuse =
+            |key: &'static str, reason: String| InvalidSchedule { schedule: schedule.clone(), key: key.into(), reason };
         check_name(&declared.name).map_err(|reason| refuse("name", reason))?;
 
         if declared.kind.is_empty() {

@@ -19,13 +19,8 @@ const ORIGIN: &str = "api";
 ///
 /// # Errors
 /// When the definition is no good, the name is taken (by another definition, or by `schedules.toml`), or Postgres is away.
-pub async fn add(
-    database: &PgPool,
-    catalog: &Catalog,
-    declared: Declared,
-    caller: &str,
-) -> Result<(ScheduleView, bool), AdminError> {
-    put_in_force(database, catalog, declared, caller, false).await
+pub async fn add(database: &PgPool, catalog: &Catalog, declared: Declared) -> Result<(ScheduleView, bool), AdminError> {
+    put_in_force(database, catalog, declared, false).await
 }
 
 /// The same, but in the place of a schedule of this name, if there is one. True: it is new, or not what it was before.
@@ -36,16 +31,14 @@ pub async fn replace(
     database: &PgPool,
     catalog: &Catalog,
     declared: Declared,
-    caller: &str,
 ) -> Result<(ScheduleView, bool), AdminError> {
-    put_in_force(database, catalog, declared, caller, true).await
+    put_in_force(database, catalog, declared, true).await
 }
 
 async fn put_in_force(
     database: &PgPool,
     catalog: &Catalog,
     declared: Declared,
-    caller: &str,
     may_replace: bool,
 ) -> Result<(ScheduleView, bool), AdminError> {
     let definition = Definition::check(declared, catalog)?;
@@ -57,14 +50,14 @@ async fn put_in_force(
         .execute(&mut *tx)
         .await?;
     let now = now(&mut tx).await?;
-    let (id, from, what) = match locked(&mut tx, &definition.name, definition.tenant()).await {
-        Err(AdminError::Unknown { .. }) => (definition.api_id(), now, "schedule added"),
+    let (id, from) = match locked(&mut tx, &definition.name, definition.tenant()).await {
+        Err(AdminError::Unknown { .. }) => (definition.api_id(), now),
         Err(error) => return Err(error),
         Ok(row) if row.origin != ORIGIN => return Err(AdminError::Declared(row.name)),
         Ok(row) if row.definition(catalog).is_ok_and(|old| old == definition) => {
             return Ok((view(&mut tx, catalog, &definition).await?, false));
         }
-        Ok(row) if may_replace => (row.id, row.handled_until.max(now), "schedule changed"),
+        Ok(row) if may_replace => (row.id, row.handled_until.max(now)),
         Ok(row) => return Err(AdminError::Exists(row.name)),
     };
     if !put(&mut tx, id, ORIGIN, &definition, from).await? {
@@ -73,7 +66,6 @@ async fn put_in_force(
     }
     let view = view(&mut tx, catalog, &definition).await?;
     tx.commit().await?;
-    tracing::info!(schedule = definition.name, kind = %definition.kind, caller, "{what}");
     Ok((view, true))
 }
 
@@ -89,7 +81,6 @@ pub async fn change(
     name: &str,
     tenant: Option<&Tenant>,
     keys: Map<String, Value>,
-    caller: &str,
 ) -> Result<ScheduleView, AdminError> {
     let mut tx = database.begin().await?;
     let row = locked(&mut tx, name, tenant).await?;
@@ -130,7 +121,6 @@ pub async fn change(
     put(&mut tx, row.id, ORIGIN, &definition, from).await?;
     let view = view(&mut tx, catalog, &definition).await?;
     tx.commit().await?;
-    tracing::info!(schedule = definition.name, kind = %definition.kind, caller, "schedule changed");
     Ok(view)
 }
 
@@ -138,12 +128,7 @@ pub async fn change(
 ///
 /// # Errors
 /// When there is no such schedule, it is declared in `schedules.toml`, or Postgres is away.
-pub async fn remove(
-    database: &PgPool,
-    name: &str,
-    tenant: Option<&Tenant>,
-    caller: &str,
-) -> Result<(), AdminError> {
+pub async fn remove(database: &PgPool, name: &str, tenant: Option<&Tenant>) -> Result<(), AdminError> {
     let mut tx = database.begin().await?;
     let row = locked(&mut tx, name, tenant).await?;
     if row.origin != ORIGIN {
@@ -151,7 +136,6 @@ pub async fn remove(
     }
     sqlx::query("DELETE FROM schedule WHERE id = $1").bind(row.id).execute(&mut *tx).await?;
     tx.commit().await?;
-    tracing::info!(schedule = row.name, kind = row.kind, caller, "schedule removed");
     Ok(())
 }
 
@@ -166,7 +150,6 @@ pub async fn set_paused(
     name: &str,
     tenant: Option<&Tenant>,
     paused: bool,
-    caller: &str,
 ) -> Result<bool, AdminError> {
     let mut tx = database.begin().await?;
     let row = locked(&mut tx, name, tenant).await?;
@@ -193,7 +176,6 @@ pub async fn set_paused(
         .await?;
     }
     tx.commit().await?;
-    tracing::info!(schedule = row.name, caller, "schedule {}", if paused { "paused" } else { "resumed" });
     Ok(true)
 }
 
@@ -215,15 +197,8 @@ async fn locked(tx: &mut PgConnection, name: &str, tenant: Option<&Tenant>) -> R
     row.ok_or_else(|| unknown(name, tenant))
 }
 
-async fn view(
-    tx: &mut PgConnection,
-    catalog: &Catalog,
-    definition: &Definition,
-) -> Result<ScheduleView, AdminError> {
-    let row: ViewRow = sqlx::query_as(SHOW)
-        .bind(&definition.name)
-        .bind(definition.tenant().map(Tenant::as_str))
-        .fetch_one(tx)
-        .await?;
+async fn view(tx: &mut PgConnection, catalog: &Catalog, definition: &Definition) -> Result<ScheduleView, AdminError> {
+    let row: ViewRow =
+        sqlx::query_as(SHOW).bind(&definition.name).bind(definition.tenant().map(Tenant::as_str)).fetch_one(tx).await?;
     Ok(row.view(catalog))
 }

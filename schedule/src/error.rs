@@ -22,7 +22,9 @@ pub enum AdminError {
     )]
     Declared(String),
     /// Another definition has the name.
-    #[error("there is a schedule {0:?} with another definition already: change or remove that one, or take another name")]
+    #[error(
+        "there is a schedule {0:?} with another definition already: change or remove that one, or take another name"
+    )]
     Exists(String),
     /// The definition is no good; or the row was written by another version.
     #[error(transparent)]

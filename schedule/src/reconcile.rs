@@ -9,8 +9,7 @@ use sqlx::PgPool;
 use windrow_queue::Catalog;
 
 use super::{
-    Schedules,
-    columns,
+    Schedules, columns,
     row::{Row, put},
 };
 

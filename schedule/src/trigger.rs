@@ -81,7 +81,6 @@ pub async fn trigger(
         journal::enqueue_in(&mut tx, std::slice::from_ref(&job)).await?;
     }
     tx.commit().await?;
-    tracing::info!(schedule = row.name, caller, trigger = %triggered.id, "schedule triggered");
     Ok(triggered)
 }
 

@@ -49,7 +49,10 @@ fn nightly(name: &str) -> Value {
 async fn a_schedule_is_made_once_shown_changed_and_removed() {
     let api = Api::start().await;
     let made = api.add(nightly("nightly")).await;
-    assert_eq!((made.status, made.headers["location"].to_str().unwrap()), (StatusCode::CREATED, "/api/v1/schedules/nightly"));
+    assert_eq!(
+        (made.status, made.headers["location"].to_str().unwrap()),
+        (StatusCode::CREATED, "/api/v1/schedules/nightly")
+    );
     for (field, value) in [
         ("name", json!("nightly")),
         ("origin", json!("api")),

@@ -104,10 +104,19 @@ async fn schedules_of_the_file_are_in_force_and_can_be_paused_and_triggered() {
     place.run(&["schedules", "pause", "yearly"]).await.ok();
     assert_eq!(place.run(&["schedules", "list", "--json"]).await.ok().json(0)[0]["state"], "paused");
     place.run(&["schedules", "resume", "yearly"]).await.ok();
-    let job = place.run(&["schedules", "trigger", "yearly", "--json"]).await.ok().json(0);
-    let status = place.run(&["jobs", "status", job[0].as_str().unwrap(), "--json"]).await.ok().json(0);
+    let trigger = ["schedules", "trigger", "yearly", "--idempotency-key", "k", "--json"];
+    let triggered = place.run(&trigger).await.ok().json(0);
+    assert_eq!(place.run(&trigger).await.ok().json(0)["job_id"], triggered["job_id"]);
+    let status = place.run(&["jobs", "status", triggered["job_id"].as_str().unwrap(), "--json"]).await.ok().json(0);
     assert_eq!(status["kind"], "payment.post_due");
-    assert_eq!(place.run(&["schedules", "fires", "yearly", "--json"]).await.ok().json(0), json!([]));
+    let history = place.run(&["schedules", "history", "yearly", "--json"]).await.ok().json(0);
+    assert_eq!((history.as_array().unwrap().len(), &history[0]["outcome"]), (1, &json!("triggered")), "{history}");
+    assert!(["ready", "running", "completed"].contains(&history[0]["job_state"].as_str().unwrap()), "{history}");
+    place.run(&["schedules", "remove", "yearly"]).await.fails(1, "declared in schedules.toml");
+    place
+        .run(&["schedules", "add", "yearly", "payment.post_due", "--every", "1h"])
+        .await
+        .fails(1, "declared in schedules.toml");
     place.run(&["schedules", "pause", "none"]).await.fails(3, "there is no schedule");
 
     place.write("schedules.toml", "[[schedule]]\nname = \"bad\"\nkind = \"payment.post_due\"\ncron = \"never\"\n");
@@ -115,4 +124,79 @@ async fn schedules_of_the_file_are_in_force_and_can_be_paused_and_triggered() {
         2,
         "scheduler.schedules (WINDROW_SCHEDULER__SCHEDULES in the environment): schedules.toml: schedule \"bad\": cron",
     );
+}
+
+#[tokio::test]
+async fn schedules_are_added_shown_listed_and_removed_by_hand() {
+    let place = Place::migrated().await;
+    let add = |name: &'static str, more: &[&'static str]| {
+        let mut args = vec!["schedules", "add", name, "payment.post_due"];
+        args.extend(more);
+        args
+    };
+    let full = [
+        "--cron",
+        "0 3 * * *",
+        "--time-zone",
+        "Europe/Berlin",
+        "--jitter",
+        "30s",
+        "--overlap",
+        "queue-one",
+        "--missed",
+        "5",
+        "--tenant",
+        "acme",
+        "--end",
+        "2190-01-01T00:00:00Z",
+        "--json",
+    ];
+    let made = place.run(&add("nightly", &full)).await.ok();
+    assert!(
+        made.stderr.contains("schedules.add") && made.stderr.contains("name=nightly tenant=acme"),
+        "{}",
+        made.stderr
+    );
+    let made = made.json(0);
+    assert_eq!(
+        (&made["origin"], &made["missed"], &made["overlap"]),
+        (&json!("api"), &json!({"catch_up": 5}), &json!("queue_one"))
+    );
+    assert_eq!(place.run(&add("nightly", &full)).await.ok().json(0)["version"], 1, "the very same again is no change");
+    let other = ["--every", "90m", "--tenant", "acme"];
+    place.run(&add("nightly", &other)).await.fails(1, "--replace");
+    place.run(&add("nightly", &["--every", "90m", "--tenant", "acme", "--replace"])).await.ok();
+    place.run(&add("other", &["--every", "1h"])).await.ok();
+    let shown = place.run(&["schedules", "show", "nightly", "--tenant", "acme"]).await.ok().stdout;
+    assert!(shown.contains("every 1h 30m") && shown.contains("acme"), "{shown}");
+
+    let page = place.run(&["schedules", "list", "--limit", "1", "--json"]).await.ok();
+    assert_eq!(page.json(0)[0]["name"], "nightly");
+    assert!(page.stderr.contains("--cursor nightly~acme"), "{}", page.stderr);
+    let rest = place.run(&["schedules", "list", "--cursor", "nightly~acme", "--json"]).await.ok().json(0);
+    assert_eq!((rest.as_array().unwrap().len(), &rest[0]["name"]), (1, &json!("other")));
+    let none = place.run(&["schedules", "list", "--state", "paused", "--json"]).await.ok().json(0);
+    assert_eq!(none, json!([]));
+
+    let weekly = ["--cron", "0 3 * * SUN", "--time-zone", "Europe/Berlin", "--start", "2030-03-20T00:00:00Z"];
+    place.run(&add("weekly", &weekly)).await.ok();
+    let next = place.run(&["schedules", "next", "weekly", "--times", "3"]).await.ok().stdout;
+    let words = "changed from +01:00 to +02:00 at 2030-03-31 01:00 UTC";
+    assert!(next.contains("2030-03-31 01:00:00") && next.contains(words), "{next}");
+
+    for (args, code, words) in [
+        (add("bad", &["--cron", "61 * * * *"]), 2, "cron"),
+        (add("bad", &["--every", "1h", "--args", "{"]), 2, "JSON"),
+        (add("bad", &["--every", "1h", "--time-zone", "Mars"]), 2, "Europe/Berlin"),
+        (add("bad", &["--every", "1h", "--missed", "501"]), 2, "500"),
+        (add("bad", &["--every", "1h", "--missed", "some"]), 2, "run-once"),
+        (vec!["schedules", "add", "bad", "no.kind", "--every", "1h"], 2, "payment.post_due"),
+        (vec!["schedules", "remove", "nightly"], 3, "no schedule"),
+        (vec!["schedules", "list", "--cursor", "odd"], 2, "cursor"),
+        (vec!["schedules", "history", "other", "--cursor", "odd"], 2, "cursor"),
+    ] {
+        place.run(&args).await.fails(code, words);
+    }
+    place.run(&["schedules", "remove", "nightly", "--tenant", "acme"]).await.ok();
+    place.run(&["schedules", "show", "nightly", "--tenant", "acme"]).await.fails(3, "of tenant acme");
 }

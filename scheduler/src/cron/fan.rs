@@ -111,7 +111,10 @@ async fn fan_trigger(cron: &Cron, counts: &mut fire::Counts) -> anyhow::Result<(
             .await?;
         let Some(row) = row else {
             tracing::warn!(trigger = %id, "its schedule was removed: tenants that have no job yet get none");
-            sqlx::query("UPDATE schedule_trigger SET fan_after = NULL WHERE id = $1").bind(id).execute(&mut *tx).await?;
+            sqlx::query("UPDATE schedule_trigger SET fan_after = NULL WHERE id = $1")
+                .bind(id)
+                .execute(&mut *tx)
+                .await?;
             continue;
         };
         let definition = match row.definition(&cron.catalog) {

@@ -22,7 +22,7 @@ fn hourly(name: &str) -> Declared {
 }
 
 async fn add(pool: &PgPool, declared: Declared) -> Result<(ScheduleView, bool), AdminError> {
-    schedule::add(pool, &catalog(), declared, "me").await
+    schedule::add(pool, &catalog(), declared).await
 }
 
 async fn show(pool: &PgPool, name: &str) -> ScheduleView {
@@ -30,12 +30,12 @@ async fn show(pool: &PgPool, name: &str) -> ScheduleView {
 }
 
 async fn pause(pool: &PgPool, name: &str, paused: bool) -> bool {
-    schedule::set_paused(pool, &catalog(), name, None, paused, "me").await.unwrap()
+    schedule::set_paused(pool, &catalog(), name, None, paused).await.unwrap()
 }
 
 async fn change(pool: &PgPool, name: &str, keys: Value) -> Result<ScheduleView, AdminError> {
     let Value::Object(keys) = keys else { panic!("an object") };
-    schedule::change(pool, &catalog(), name, None, keys, "me").await
+    schedule::change(pool, &catalog(), name, None, keys).await
 }
 
 async fn trigger(pool: &PgPool, key: Option<&str>) -> Triggered {
@@ -59,7 +59,7 @@ async fn a_schedule_is_paused_resumed_and_what_fell_into_the_pause_is_not_made_u
     assert!(pause(&pool, "a", false).await);
     assert!(fire(&pool).await.is_empty(), "what fell into the pause is not made up for");
     assert_eq!(count(&pool, "SELECT count(*) FROM schedule WHERE next_fire_at > now()").await, 1);
-    let unknown = schedule::set_paused(&pool, &catalog(), "b", None, true, "me").await.unwrap_err().to_string();
+    let unknown = schedule::set_paused(&pool, &catalog(), "b", None, true).await.unwrap_err().to_string();
     assert!(unknown.contains("\"b\"") && unknown.contains("windrow schedules list"), "{unknown}");
 }
 
@@ -74,7 +74,7 @@ async fn a_schedule_is_added_once_however_often_it_is_asked_for() {
     let other = Declared { every: Some(std::time::Duration::from_secs(60)), ..hourly("mine") };
     let refused = add(&pool, other.clone()).await.unwrap_err().to_string();
     assert!(refused.contains("\"mine\"") && refused.contains("another definition"), "{refused}");
-    let (replaced, changed) = schedule::replace(&pool, &catalog(), other, "me").await.unwrap();
+    let (replaced, changed) = schedule::replace(&pool, &catalog(), other).await.unwrap();
     assert_eq!((replaced.id, replaced.version, replaced.every.as_deref(), changed), (made.id, 2, Some("1m"), true));
 
     let bad = add(&pool, declared(json!({"name": "x", "kind": "test.ping", "args": {"txt": 1}, "every": "1h"}))).await;
@@ -107,8 +107,8 @@ async fn what_the_file_declares_is_changed_there_and_nowhere_else() {
     declare(&pool, FILE).await;
     let taken = add(&pool, hourly("a")).await.unwrap_err();
     let changed = change(&pool, "a", json!({"cron": "@daily"})).await.unwrap_err();
-    let removed = schedule::remove(&pool, "a", None, "me").await.unwrap_err();
-    let replaced = schedule::replace(&pool, &catalog(), hourly("a"), "me").await.unwrap_err();
+    let removed = schedule::remove(&pool, "a", None).await.unwrap_err();
+    let replaced = schedule::replace(&pool, &catalog(), hourly("a")).await.unwrap_err();
     for refused in [taken, changed, removed, replaced] {
         assert!(matches!(refused, AdminError::Declared(_)), "{refused}");
         let words = refused.to_string();
@@ -130,14 +130,18 @@ async fn what_the_file_declares_is_changed_there_and_nowhere_else() {
 #[tokio::test]
 async fn a_change_names_the_keys_that_change_and_starts_from_now() {
     let pool = database().await;
-    let made = declared(json!({"name": "mine", "kind": "test.ping", "every": "1h", "jitter": "10s", "args": {"text": "a"},
+    let made =
+        declared(json!({"name": "mine", "kind": "test.ping", "every": "1h", "jitter": "10s", "args": {"text": "a"},
                                "missed": {"catch_up": 3}}));
     add(&pool, made).await.unwrap();
     neglect(&pool, 30 * 24 * 3600).await;
     let changed = change(&pool, "mine", json!({"cron": "0 4 * * *", "jitter": null, "time_zone": "Europe/Berlin"}));
     let changed = changed.await.unwrap();
     assert_eq!((changed.cron.as_deref(), changed.every, changed.jitter), (Some("0 4 * * *"), None, None));
-    assert_eq!((changed.version, changed.args, changed.missed), (2, Some(json!({"text": "a"})), json!({"catch_up": 3})));
+    assert_eq!(
+        (changed.version, changed.args, changed.missed),
+        (2, Some(json!({"text": "a"})), json!({"catch_up": 3}))
+    );
     assert_eq!(count(&pool, "SELECT count(*) FROM schedule WHERE next_fire_at > now()").await, 1, "none in the past");
     assert_eq!(change(&pool, "mine", json!({"cron": "0 4 * * *"})).await.unwrap().version, 2, "nothing changed");
     for (keys, key, words) in [
@@ -156,7 +160,7 @@ async fn a_change_names_the_keys_that_change_and_starts_from_now() {
             other => panic!("{key}: {other:?}"),
         }
     }
-    let none = schedule::change(&pool, &catalog(), "none", None, Map::new(), "me").await;
+    let none = schedule::change(&pool, &catalog(), "none", None, Map::new()).await;
     assert!(matches!(none, Err(AdminError::Unknown { .. })));
 }
 
@@ -166,10 +170,10 @@ async fn a_schedule_that_was_removed_and_made_again_has_its_record_still() {
     add(&pool, hourly("a")).await.unwrap();
     neglect(&pool, 3600).await;
     assert_eq!(fire(&pool).await.count("fired"), 1);
-    schedule::remove(&pool, "a", None, "me").await.unwrap();
+    schedule::remove(&pool, "a", None).await.unwrap();
     assert_eq!(count(&pool, "SELECT count(*) FROM schedule").await, 0);
     assert_eq!(count(&pool, "SELECT count(*) FROM job_journal").await, 1, "its job stays");
-    assert!(matches!(schedule::remove(&pool, "a", None, "me").await, Err(AdminError::Unknown { .. })));
+    assert!(matches!(schedule::remove(&pool, "a", None).await, Err(AdminError::Unknown { .. })));
     add(&pool, hourly("a")).await.unwrap();
     assert_eq!(history(&pool, None, 10).await.fires.len(), 1);
     assert!(fire(&pool).await.is_empty());
@@ -219,23 +223,35 @@ async fn lists_go_page_by_page_by_tenant_and_by_state() {
 #[tokio::test]
 async fn next_marks_the_change_of_the_zones_clock() {
     let pool = database().await;
-    let weekly = declared(json!({"name": "a", "kind": "test.ping", "cron": "0 3 * * SUN", "time_zone": "Europe/Berlin",
+    let weekly =
+        declared(json!({"name": "a", "kind": "test.ping", "cron": "0 3 * * SUN", "time_zone": "Europe/Berlin",
                                  "start": "2030-03-15T00:00:00Z", "jitter": "20m"}));
     add(&pool, weekly).await.unwrap();
     let next = schedule::next(&pool, &catalog(), "a", None, 4).await.unwrap();
     let local: Vec<&str> = next.iter().map(|fire| &*fire.local).collect();
     assert_eq!(
         local,
-        ["2030-03-17T03:00:00+01:00", "2030-03-24T03:00:00+01:00", "2030-03-31T03:00:00+02:00", "2030-04-07T03:00:00+02:00"]
+        [
+            "2030-03-17T03:00:00+01:00",
+            "2030-03-24T03:00:00+01:00",
+            "2030-03-31T03:00:00+02:00",
+            "2030-04-07T03:00:00+02:00"
+        ]
     );
     let marked: Vec<bool> = next[1..].iter().map(|fire| fire.offset_change.is_some()).collect();
     assert_eq!(marked, [false, true, false]);
     let change = next[2].offset_change.as_ref().unwrap();
-    assert_eq!((change.at.to_rfc3339(), &*change.from, &*change.to), ("2030-03-31T01:00:00+00:00".into(), "+01:00", "+02:00"));
+    assert_eq!(
+        (change.at.to_rfc3339(), &*change.from, &*change.to),
+        ("2030-03-31T01:00:00+00:00".into(), "+01:00", "+02:00")
+    );
     let put_off: Vec<_> = next.iter().map(|fire| fire.due_at - fire.fire_at).collect();
     assert!(put_off.iter().all(|by| *by == put_off[0]), "the same share each time: {put_off:?}");
     // Of one that does not fire now: from now on, and not from where it stopped.
-    sqlx::query("UPDATE schedule SET starts_at = NULL, paused = true, handled_until = '2001-01-01'").execute(&pool).await.unwrap();
+    sqlx::query("UPDATE schedule SET starts_at = NULL, paused = true, handled_until = '2001-01-01'")
+        .execute(&pool)
+        .await
+        .unwrap();
     let next = schedule::next(&pool, &catalog(), "a", None, 1).await.unwrap();
     assert!(next[0].fire_at > chrono::Utc::now() - chrono::TimeDelta::hours(1), "{next:?}");
 }
@@ -301,7 +317,10 @@ async fn a_trigger_for_each_tenant_reaches_all_of_them_once_in_batches_and_over_
         racer.await.unwrap();
     }
     assert_eq!(count(&pool, "SELECT count(*) FROM job_journal").await, 1080);
-    assert_eq!(count(&pool, "SELECT count(DISTINCT tenant) FROM job_journal WHERE schedule_id IS NOT NULL").await, 1080);
+    assert_eq!(
+        count(&pool, "SELECT count(DISTINCT tenant) FROM job_journal WHERE schedule_id IS NOT NULL").await,
+        1080
+    );
     let record = history(&pool, None, 10).await.fires.remove(0);
     assert_eq!((record.outcome.as_str(), record.jobs, record.caller.as_deref()), ("triggered", 1080, Some("me")));
 }
@@ -312,7 +331,7 @@ async fn the_trigger_of_a_schedule_that_is_removed_meanwhile_ends() {
     sqlx::query("INSERT INTO tenant (id, name) VALUES ('t', 'x')").execute(&pool).await.unwrap();
     add(&pool, declared(json!({"name": "a", "kind": "test.ping", "every": "1h", "each_tenant": true}))).await.unwrap();
     trigger(&pool, None).await;
-    schedule::remove(&pool, "a", None, "me").await.unwrap();
+    schedule::remove(&pool, "a", None).await.unwrap();
     fire(&pool).await;
     assert_eq!(count(&pool, "SELECT count(*) FROM schedule_trigger WHERE fan_after IS NULL").await, 1);
     assert_eq!(count(&pool, "SELECT count(*) FROM job_journal").await, 0);
@@ -326,12 +345,11 @@ async fn history_has_every_outcome_newest_first_with_what_became_of_the_job() {
     neglect(&pool, 9 * 3600).await;
     fire(&pool).await;
     let triggered = trigger(&pool, None).await;
-    let jobs: Vec<uuid::Uuid> = sqlx::query_scalar(
-        "SELECT job_id FROM schedule_fire WHERE job_id IS NOT NULL ORDER BY fire_at",
-    )
-    .fetch_all(&pool)
-    .await
-    .unwrap();
+    let jobs: Vec<uuid::Uuid> =
+        sqlx::query_scalar("SELECT job_id FROM schedule_fire WHERE job_id IS NOT NULL ORDER BY fire_at")
+            .fetch_all(&pool)
+            .await
+            .unwrap();
     assert_eq!(jobs.len(), 5);
     // One each: completed, dead, cancelled, parked; the last is live.
     sqlx::query("DELETE FROM job_journal WHERE id = $1").bind(jobs[0]).execute(&pool).await.unwrap();
@@ -359,7 +377,8 @@ async fn history_has_every_outcome_newest_first_with_what_became_of_the_job() {
             break;
         }
     }
-    let said: Vec<_> = seen.iter().map(|fire| (&*fire.outcome, fire.job_state.as_ref().map(FireState::as_str))).collect();
+    let said: Vec<_> =
+        seen.iter().map(|fire| (&*fire.outcome, fire.job_state.as_ref().map(FireState::as_str))).collect();
     assert_eq!(
         said,
         [
