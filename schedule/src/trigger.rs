@@ -52,11 +52,10 @@ pub async fn trigger(
     let job = definition.job(catalog, definition.tenant(), fire)?;
     let mut made: Option<Triggered> = sqlx::query_as(
         "INSERT INTO schedule_trigger (id, schedule_id, caller, request_key, job_id, jobs, fan_after, triggered_at)
-         VALUES ($1, $2, $3, $4, $5, $6, CASE WHEN $7 THEN '' END, $8)
+         VALUES (gen_random_uuid(), $1, $2, $3, $4, $5, CASE WHEN $6 THEN '' END, $7)
          ON CONFLICT (schedule_id, request_key) DO NOTHING
          RETURNING id, triggered_at, job_id, jobs, fan_after IS NOT NULL AS fanning, true AS created",
     )
-    .bind(Uuid::now_v7())
     .bind(row.id)
     .bind(caller)
     .bind(request_key)
