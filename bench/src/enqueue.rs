@@ -9,6 +9,7 @@ use serde::Serialize;
 use windrow_queue::{JobArgs, NewJob};
 
 use crate::{
+    cost::Cost,
     raw::Raw,
     report::{self, Figure, Target, Unit},
     stage::{self, Noop, PAYLOAD, per_second},
@@ -85,6 +86,7 @@ async fn enqueued(jobs: usize, tasks: usize, batch: usize) -> Result<f64> {
     // Connected, and the script loaded.
     stage::enqueue(&store, &stage::noops([jobs])?).await?;
 
+    let cost = Cost::start(&redis).await?;
     let started = Instant::now();
     let running = work.into_iter().map(|share| {
         let store = store.clone();
@@ -99,6 +101,7 @@ async fn enqueued(jobs: usize, tasks: usize, batch: usize) -> Result<f64> {
         done?;
     }
     let rate = per_second(jobs, started);
+    cost.print(&format!("enqueue, {batch} a call"), jobs, &redis).await?;
     let ready = store.counts(&Noop::QUEUE).await?.ready;
     anyhow::ensure!(ready == jobs as u64 + 1, "{ready} jobs are ready of {jobs} and one");
     Ok(rate)
@@ -111,6 +114,7 @@ async fn raw(jobs: usize, tasks: usize, batch: usize) -> Result<f64> {
     raw.enqueue(jobs..jobs + 1, &payload).await?;
 
     let started = Instant::now();
+    let cost = Cost::start(&redis).await?;
     let running = shares(jobs, tasks, batch).into_iter().map(|share| {
         let (mut raw, payload) = (raw.clone(), Arc::clone(&payload));
         tokio::spawn(async move {
@@ -124,6 +128,7 @@ async fn raw(jobs: usize, tasks: usize, batch: usize) -> Result<f64> {
         done?;
     }
     let rate = per_second(jobs, started);
+    cost.print(&format!("raw, {batch} a call"), jobs, &redis).await?;
     anyhow::ensure!(raw.ready().await? == jobs + 1, "the raw limit lost jobs");
     Ok(rate)
 }

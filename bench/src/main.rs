@@ -1,6 +1,7 @@
 //! Benchmarks, each beside its raw limit in the same run, with private servers that they start themselves.
 //! `cargo run --release -p windrow-bench -- throughput|enqueue|latency|memory|idle|journal [--json]`.
 
+mod cost;
 mod enqueue;
 mod idle;
 mod journal;

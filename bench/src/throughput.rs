@@ -2,13 +2,13 @@
 
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde::Serialize;
-use windrow_devserver::RedisServer;
 use windrow_queue::JobArgs;
 use windrow_worker::Registry;
 
 use crate::{
+    cost::Cost,
     raw::Raw,
     report::{self, Figure, Target, Unit},
     stage::{self, Noop, OnStart, PAYLOAD, Tally, Worker, per_second},
@@ -83,7 +83,7 @@ async fn executed(jobs: usize, aof: bool) -> Result<(f64, Tally)> {
         move |n| tally.ran(n)
     };
     let handlers = Registry::new().with(OnStart(on_start));
-    let (mut redis_cpu, mut own_cpu) = (redis_cpu_seconds(&redis).await?, own_cpu_seconds()?);
+    let cost = Cost::start(&redis).await?;
     let started = Instant::now();
     let worker = Worker::start(&store, stage::no_database()?, handlers, Noop::QUEUE, 2 * BATCH);
     tally.all().await?;
@@ -92,25 +92,7 @@ async fn executed(jobs: usize, aof: bool) -> Result<(f64, Tally)> {
         tokio::time::sleep(std::time::Duration::from_millis(1)).await;
     }
     let rate = per_second(jobs, started);
-    redis_cpu = redis_cpu_seconds(&redis).await? - redis_cpu;
-    own_cpu = own_cpu_seconds()? - own_cpu;
+    cost.print("execute", jobs, &redis).await?;
     worker.stop().await?;
-    #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
-    let each = |seconds: f64| seconds * 1e6 / jobs as f64;
-    println!("a job costs Redis {:.2} us and the worker {:.2} us of processor time", each(redis_cpu), each(own_cpu));
     Ok((rate, tally))
-}
-
-/// Processor time that a Redis has used, which does not depend on what else the machine does.
-async fn redis_cpu_seconds(redis: &RedisServer) -> Result<f64> {
-    let info = stage::info(redis, "cpu").await?;
-    Ok(stage::field(&info, "used_cpu_user")? + stage::field(&info, "used_cpu_sys")?)
-}
-
-/// Processor time that this process has used.
-fn own_cpu_seconds() -> Result<f64> {
-    // Fields 14 and 15, counted behind the name in parentheses, in ticks of 10 ms (proc_pid_stat(5)).
-    let stat = std::fs::read_to_string("/proc/self/stat")?;
-    let fields: Vec<&str> = stat.rsplit(')').next().context("stat")?.split_whitespace().collect();
-    Ok((fields[11].parse::<f64>()? + fields[12].parse::<f64>()?) / 100.0)
 }

@@ -240,7 +240,8 @@ async fn queues_are_paused_and_limited_and_say_so() {
     assert_eq!(place.run(&["workers", "--json"]).await.ok().json(0), json!([]));
     let worker = place.start("worker").await;
     worker.await_get("/readyz", 200, r#""ready":true"#).await;
-    let workers = place.run(&["workers", "--queue", "fetch", "--json"]).await.ok().json(0);
+    // It is ready as soon as its stores are there; its session follows.
+    let workers = place.await_json(&["workers", "--queue", "fetch", "--json"], |workers| *workers != json!([])).await;
     assert_eq!((&workers[0]["queue"], &workers[0]["alive"]), (&json!("fetch"), &json!(true)), "{workers}");
     assert!(workers[0]["slots"].as_u64().unwrap() > 0 && !workers[0]["info"].as_str().unwrap().is_empty(), "{workers}");
 }

@@ -125,6 +125,19 @@ impl Place {
         self.command(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     }
 
+    /// Runs a command until what it prints is as wanted.
+    pub(crate) async fn await_json(&self, arguments: &[&str], wanted: impl Fn(&Value) -> bool) -> Value {
+        let asking = async {
+            loop {
+                let found = self.run(arguments).await.ok().json(0);
+                if wanted(&found) {
+                    return found;
+                }
+            }
+        };
+        timeout(PATIENCE, asking).await.unwrap_or_else(|_| panic!("{arguments:?} never printed what was wanted"))
+    }
+
     /// Starts a role, and waits until it listens.
     pub(crate) async fn start(&self, role: &str) -> Role {
         let mut child = self.command(&[role]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();

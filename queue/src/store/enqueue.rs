@@ -67,16 +67,17 @@ pub enum Refused {
 }
 
 pub(super) struct Item {
-    member: Vec<u8>,
-    part: Vec<u8>,
+    pub(super) member: Vec<u8>,
+    /// The envelope, behind the two times.
+    pub(super) part: Vec<u8>,
     delay: String,
     unique: Vec<u8>,
     idempotency: Option<[u8; 16]>,
 }
 
 impl Item {
-    /// Ready at once, with no key and no batch: the script is told of such jobs in fewer words.
-    fn is_plain(&self) -> bool {
+    /// Ready at once, with no key and no batch.
+    pub(super) fn is_plain(&self) -> bool {
         self.delay == "0" && self.unique.is_empty() && self.idempotency.is_none() && !envelope::in_batch(&self.part)
     }
 }
@@ -141,7 +142,6 @@ impl Store {
     /// # Errors
     /// When Redis is away: some may have been taken. Asking again is safe.
     pub async fn relay(&self, queue: &QueueName, jobs: &[RelayJob]) -> Result<Vec<Result<(), Refused>>, StoreError> {
-        let keys = Keys::new(queue);
         let mut answers = Vec::with_capacity(jobs.len());
         for chunk in jobs.chunks(CHUNK) {
             let items: Vec<Item> = chunk
@@ -154,7 +154,7 @@ impl Store {
                     idempotency: None,
                 })
                 .collect();
-            let codes = self.send_items(&keys, &items).await?;
+            let codes = self.send_items(queue, &items).await?;
             answers.extend(chunk.iter().zip(codes).map(|(job, code)| match code {
                 Code::Refused(refused) => Err(refused),
                 Code::Created => {
@@ -170,13 +170,13 @@ impl Store {
     /// Sends a few jobs together with those of other callers; many are a call of their own.
     async fn send_gathered(&self, queue: &QueueName, items: Vec<Item>) -> Result<Vec<Code>, StoreError> {
         if items.len() >= SMALL {
-            return self.send_items(&Keys::new(queue), &items).await;
+            return self.send_items(queue, &items).await;
         }
         let weight = items.iter().map(|item| item.part.len()).sum();
         let (store, of) = (self.clone(), queue.clone());
         let send = move |items: Vec<Item>| {
-            let (store, keys) = (store.clone(), Keys::new(&of));
-            async move { store.send_items(&keys, &items).await }
+            let (store, of) = (store.clone(), of.clone());
+            async move { store.send_items(&of, &items).await }
         };
         self.inner.gathering.call(queue, items, weight, send).await.unwrap_or_else(|Abandoned| {
             let error = io::Error::other("the task that sends enqueued jobs has ended");
@@ -184,18 +184,22 @@ impl Store {
         })
     }
 
-    async fn send_items(&self, keys: &Keys, items: &[Item]) -> Result<Vec<Code>, StoreError> {
-        let mut call = ENQUEUE.call(keys, None, self.clock());
+    async fn send_items(&self, queue: &QueueName, items: &[Item]) -> Result<Vec<Code>, StoreError> {
+        match self.enqueue_plain(queue, items).await {
+            Ok(true) => return Ok(items.iter().map(|_| Code::Created).collect()),
+            // If they are in after all, the other script says that they are there.
+            Ok(false) | Err(StoreError::Unavailable(_)) => {}
+            Err(error) => return Err(error),
+        }
+        let keys = Keys::new(queue);
+        let mut call = ENQUEUE.call(&keys, None, self.clock());
         let config = self.config();
         call.arg(config.max_jobs).arg(config.max_bytes).arg(config.max_tenant_jobs).arg(config.max_tenant_bytes);
-        let all_plain = items.iter().all(Item::is_plain);
-        call.arg(items.len()).arg(u8::from(all_plain));
+        call.arg(items.len());
         for item in items {
-            call.arg(&item.member).arg(&item.part);
-            if all_plain {
-                continue;
-            }
-            call.arg(&item.delay)
+            call.arg(&item.member)
+                .arg(&item.part)
+                .arg(&item.delay)
                 .arg(&item.unique)
                 .arg(item.idempotency.as_ref().map_or(&[][..], |key| key))
                 .arg(millis(IDEMPOTENCY_PERIOD));
@@ -211,7 +215,6 @@ impl Store {
             .when(|error| error.is_unavailable() && !is_out_of_memory(error))
             .await;
         match answer {
-            Ok(Value::BulkString(codes)) => codes.iter().map(|&code| decode(&[code])).collect(),
             Ok(Value::Array(codes)) => codes
                 .iter()
                 .map(|code| if let Value::BulkString(code) = code { decode(code) } else { Err(unreadable()) })
@@ -220,7 +223,7 @@ impl Store {
             // The script was refused as a whole, but an earlier try whose answer was lost may have stored them.
             Err(error) if is_out_of_memory(&error) => {
                 let members: Vec<&[u8]> = items.iter().map(|item| &*item.member).collect();
-                let known = self.known(keys, &members).await?;
+                let known = self.known(&keys, &members).await?;
                 Ok(known.map(|known| if known { Code::Known } else { Code::Refused(Refused::MemoryGate) }).collect())
             }
             Err(error) => Err(error),

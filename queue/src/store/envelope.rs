@@ -35,8 +35,10 @@ const BATCH: u8 = 4;
 const WHILE_QUEUED: u8 = 8;
 const FOR_A_PERIOD: u8 = 16;
 const AT_MOST_ONCE: u8 = 64;
+/// Bytes of the two times before a part.
+pub(super) const TIMES: usize = 12;
 /// Times, version, flags, lane length, rescue limit.
-const HEADER: usize = 16;
+const HEADER: usize = TIMES + 4;
 
 /// What went wrong in one attempt, as dead letters and statuses show it. No secret may get in here.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -174,6 +176,26 @@ pub(crate) fn encode_fast(job: &NewJob, args: &StoredArgs<'_>) -> Vec<u8> {
         batch: job.batch,
     }
     .encode(&extra, args.get().as_bytes())
+}
+
+/// The times of a job that was enqueued and became ready at this millisecond.
+pub(super) fn times(ms: i64) -> [u8; TIMES] {
+    let mut times = [0; TIMES];
+    let six = &ms.max(0).to_be_bytes()[2..];
+    times[..6].copy_from_slice(six);
+    times[6..].copy_from_slice(six);
+    times
+}
+
+/// The lane that a part names.
+pub(super) fn lane_of(part: &[u8]) -> &[u8] {
+    let length = part.get(2).map_or(0, |&length| usize::from(length));
+    part.get(4..4 + length).unwrap_or_default()
+}
+
+/// The tenant in the name of a lane.
+pub(super) fn tenant_of(lane: &[u8]) -> &[u8] {
+    lane.splitn(3, |&byte| byte == b'\x1f').nth(1).unwrap_or_default()
 }
 
 /// Whether a part belongs to a member of a batch.

@@ -18,9 +18,13 @@ pub(crate) struct Keys {
 
 impl Keys {
     pub(crate) fn new(queue: &QueueName) -> Self {
-        let prefix = format!("windrow:{{{queue}}}:");
+        let prefix = Self::prefix_of(queue);
         let fixed = FIXED.iter().map(|name| format!("{prefix}{name}")).collect();
         Self { prefix, fixed }
+    }
+
+    pub(crate) fn prefix_of(queue: &QueueName) -> String {
+        format!("windrow:{{{queue}}}:")
     }
 
     pub(crate) fn meta(&self) -> &str {

@@ -22,6 +22,7 @@ mod limits;
 mod link;
 mod links;
 mod list;
+mod plain;
 mod recent;
 mod script;
 mod server;
@@ -238,6 +239,7 @@ struct Inner {
     clock: String,
     metrics: Metrics,
     gathering: enqueue::Gathering,
+    clocks: plain::Clocks,
 }
 
 /// Where the store counts, once it was told; shared by all handles and connections that came of one [`Store::new`].
@@ -266,7 +268,14 @@ impl Store {
     pub fn with_clock(config: &Config, clock: String) -> Result<Self, StoreError> {
         let metrics = Metrics::default();
         let links = Links::new(Arc::new(Topology::new(config)?), &metrics);
-        let inner = Arc::new(Inner { links, config: config.clone(), clock, metrics, gathering: enqueue::gathering() });
+        let inner = Arc::new(Inner {
+            links,
+            config: config.clone(),
+            metrics,
+            gathering: enqueue::gathering(),
+            clocks: plain::Clocks::new(&clock),
+            clock,
+        });
         Ok(Self { inner, vault: Vault::default() })
     }
 
@@ -295,6 +304,7 @@ impl Store {
                 clock: clock.clone(),
                 metrics: Arc::clone(metrics),
                 gathering: enqueue::gathering(),
+                clocks: plain::Clocks::new(clock),
             }),
             vault: self.vault.clone(),
         }

@@ -5,8 +5,15 @@ use std::sync::LazyLock;
 use redis::{Cmd, Script, ToRedisArgs};
 
 use super::{keys::Keys, topology::slot_of};
+use crate::name::QueueName;
 
 macro_rules! script {
+    ($name:ident, $flags:literal, alone $part:literal) => {
+        pub(crate) static $name: LazyLock<NamedScript> = LazyLock::new(|| NamedScript {
+            name: stringify!($name),
+            script: Script::new(concat!($flags, "\n", include_str!($part))),
+        });
+    };
     ($name:ident, $flags:literal, $($part:literal),+) => {
         pub(crate) static $name: LazyLock<NamedScript> = LazyLock::new(|| NamedScript {
             name: stringify!($name),
@@ -17,6 +24,7 @@ macro_rules! script {
 
 // Only what takes new jobs in may be refused for want of memory: all others drain a full Redis.
 script!(ENQUEUE, "#!lua", "lua/enqueue.lua");
+script!(ENQUEUE_PLAIN, "#!lua", alone "lua/enqueue_plain.lua");
 script!(REDRIVE, "#!lua", "lua/redrive.lua");
 script!(BATCH_OPEN, "#!lua", "lua/batch_open.lua");
 script!(HELLO, "#!lua flags=allow-oom", "lua/hello.lua");
@@ -67,6 +75,18 @@ impl NamedScript {
         }
         cmd.arg(&keys.prefix).arg(clock);
         Call { cmd, slot: slot_of(keys.prefix.as_bytes()) }
+    }
+
+    /// The same for a script that takes these keys of a queue only.
+    pub(crate) fn call_with(&self, queue: &QueueName, names: &[&str], clock: &str) -> Call {
+        let prefix = Keys::prefix_of(queue);
+        let mut cmd = redis::cmd("EVALSHA");
+        cmd.arg(self.script.get_hash()).arg(names.len());
+        for name in names {
+            cmd.arg(format!("{prefix}{name}"));
+        }
+        cmd.arg(&prefix).arg(clock);
+        Call { cmd, slot: slot_of(prefix.as_bytes()) }
     }
 }
 

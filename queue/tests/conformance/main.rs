@@ -21,6 +21,7 @@ mod list;
 mod model;
 mod network;
 mod outage;
+mod plain;
 mod rescue;
 mod sentinel;
 mod support;

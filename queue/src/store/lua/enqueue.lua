@@ -1,18 +1,16 @@
 -- Puts up to 500 jobs into the queue.
 -- ARGV 3 most jobs and 4 most bytes that the queue may hold, 5 and 6 the same for one tenant (0: no cap); 7 how many jobs
---   follow; 8 1 if all of them are plain: ready at once, with no key and no batch; then for each plain job: m, part (envelope
---   behind the two times); or for each job: m, part, delay_ms or '@' due_ms, unique key or '', idempotency digest or '',
---   idempotency period in ms
+--   follow; for each job: m, part (envelope behind the two times), delay_ms or '@' due_ms, unique key or '', idempotency digest
+--   or '', idempotency period in ms. Calls in which all jobs are plain try enqueue_plain.lua first.
 --   A unique key is digest16, scope1 (q queued, f until final, p period), conflict1 (i ignore, r replace, t reschedule) and for
 --   p the period in ms.
 -- Returns a code for each job: '+' created, '=' there already, 'f' full, 'b' full in bytes, 't' its tenant has enough,
 --   'm' no memory, 'x' its batch takes no more; or the 16 bytes of the id of the job that stands in its place (unique or
---   idempotency key), behind 'R' if that one took over the args, behind 'D' if it took over the time. Of plain jobs, the codes
---   are one string.
+--   idempotency key), behind 'R' if that one took over the args, behind 'D' if it took over the time.
 local now = now_ms()
 local most, most_bytes, tenant_most, tenant_bytes = number(3), number(4), number(5), number(6)
-local count, all_plain = at_most(500, 7), ARGV[8] == '1'
-local FIRST, STRIDE = 9, all_plain and 2 or 6
+local count = at_most(500, 7)
+local FIRST, STRIDE = 8, 6
 local gated = call('HGET', META, 'gate') == '1'
 local held = call('HLEN', JOBS)
 local _, held_bytes = read_usage(call('HGET', USE, '\0'))
@@ -21,10 +19,8 @@ local _, held_bytes = read_usage(call('HGET', USE, '\0'))
 -- answer was lost must not be told that nothing was stored.
 local members, unique_keys, uniques, keys = {}, {}, {}, {}
 for i = 1, count do
-  members[i] = ARGV[FIRST + (i - 1) * STRIDE]
-end
-for i = 1, all_plain and 0 or count do
   local at = FIRST + (i - 1) * STRIDE
+  members[i] = ARGV[at]
   local unique = ARGV[at + 3]
   if unique ~= '' then
     local digest = sub(unique, 1, 16)
@@ -166,36 +162,7 @@ local function admit_job(u, size)
   return '+'
 end
 
--- Nearly all jobs are plain. They are spared what they can do without: a lane is taken apart once.
-local of_lane = {}
-for i = 1, all_plain and count or 0 do
-  local m, part = members[i], ARGV[FIRST + 2 * i - 1]
-  local lane, size = sub(part, 5, 4 + byte(part, 3)), #part + 12
-  local l = of_lane[lane]
-  if not l then
-    l = { tenant = tenant_of(lane) }
-    l.u = (tenant_most > 0 or tenant_bytes > 0) and l.tenant ~= '' and tenant_usage(l.tenant)
-    of_lane[lane] = l
-  end
-  local u = l.u
-  if known[i] or taken[m] then
-    codes[i] = '='
-  else
-    codes[i] = admit_job(u, size)
-  end
-  if codes[i] == '+' then
-    if not l.members then
-      l.members, l.use = {}, use[l.tenant] or { 0, 0 }
-      lanes[lane], use[l.tenant] = l.members, l.use
-    end
-    l.members[#l.members + 1] = m
-    l.use[1], l.use[2] = l.use[1] + 1, l.use[2] + size
-    taken[m] = true
-    writes[#writes + 1], writes[#writes + 2] = m, stamp .. part
-  end
-end
-
-for i = 1, all_plain and 0 or count do
+for i = 1, count do
   local at = FIRST + (i - 1) * STRIDE
   local m, part, delay, unique = members[i], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
   local key = ARGV[at + 4] ~= '' and P .. 'i:' .. ARGV[at + 4]
@@ -280,4 +247,4 @@ if next(lanes) then
     wake()
   end
 end
-return all_plain and table.concat(codes) or codes
+return codes

@@ -15,6 +15,7 @@ use serde_json::value::RawValue;
 use windrow_queue::{
     Band, Due, Enqueued, JobArgs, JobId, Kind, Member, NewJob, QueueName, Tenant,
     journal::RelayJob,
+    metrics::QueueMetrics,
     store::{
         Applied, AttemptError, Claim, ClaimReply, Config, Finish, Reply, Session, SessionId, Store, StoreError, Verdict,
     },
@@ -245,6 +246,11 @@ fn add(a: windrow_queue::store::Tick, b: windrow_queue::store::Tick) -> windrow_
 pub(crate) async fn connect(url: &str) -> MultiplexedConnection {
     let patient = redis::AsyncConnectionConfig::new().set_response_timeout(Some(Duration::from_secs(10)));
     redis::Client::open(url).unwrap().get_multiplexed_async_connection_with_config(&patient).await.unwrap()
+}
+
+/// How often a script was called.
+pub(crate) fn calls_of(metrics: &QueueMetrics, script: &str) -> u64 {
+    metrics.script.with_label_values(&[script]).get_sample_count()
 }
 
 pub(crate) fn created(answer: Enqueued) -> JobId {
