@@ -7,6 +7,9 @@ cargo xtask demo [--once] [args…]    set up, build, and run `windrow dev`: the
                                      servers, until Ctrl-C; with --once it ends by itself, its last line is JSON
 cargo xtask test [--all] [filter…]   set up and run all tests; --all adds the long ones; a filter is (a part of) a test's
                                      name, and arguments after -- go to the test programs
+cargo xtask chaos [--seconds N] [--seed S] [--json]
+                                     set up, then kill, freeze, cut off, wipe and restart processes and servers under load,
+                                     and check that every job and every fire had its effect once
 cargo xtask setup                    find Redis 7.0 and PostgreSQL 15 or newer; install them where they are missing (apt),
                                      or name the command that does
 cargo xtask ci-check                 formatting and lints, with warnings as errors (what .ci/run does before the tests)
@@ -21,6 +24,7 @@ pub(crate) enum Task {
     Setup,
     Demo { args: Vec<OsString> },
     Test { all: bool, args: Vec<OsString> },
+    Chaos { args: Vec<OsString> },
     CiCheck,
 }
 
@@ -32,8 +36,9 @@ impl Task {
         let wants_help = |rest: &[OsString]| rest.first().is_some_and(|arg| arg == "--help" || arg == "-h");
         match name.to_str() {
             Some("help" | "--help" | "-h") => Ok(Self::Help),
-            // `windrow dev` has a help text of its own.
+            // What they run has a help text of its own.
             Some("demo") => Ok(Self::Demo { args: rest }),
+            Some("chaos") => Ok(Self::Chaos { args: rest }),
             _ if wants_help(&rest) => Ok(Self::Help),
             Some("test") => Self::parse_test(rest),
             Some("setup") => without_arguments(Self::Setup, "setup", &rest),
@@ -91,6 +96,11 @@ mod tests {
     fn everything_after_demo_is_passed_on() {
         assert_eq!(parse("demo --once --help -- x"), Ok(Task::Demo { args: words("--once --help -- x") }));
         assert_eq!(parse("demo"), Ok(Task::Demo { args: vec![] }));
+    }
+
+    #[test]
+    fn everything_after_chaos_is_passed_on() {
+        assert_eq!(parse("chaos --seconds 5 --help"), Ok(Task::Chaos { args: words("--seconds 5 --help") }));
     }
 
     #[test]

@@ -29,6 +29,7 @@ fn main() -> ExitCode {
         // A server whose address is given need not be on this machine.
         Task::Demo { args } => setup::ensure(&setup::needed(|name| env::var_os(name))).and_then(|()| run::demo(&args)),
         Task::Test { all, args } => setup::ensure(&setup::needed(|_| None)).and_then(|()| run::tests(all, &args)),
+        Task::Chaos { args } => setup::ensure(&setup::needed(|_| None)).and_then(|()| run::chaos(&args)),
         Task::CiCheck => run::ci_check(),
     };
     done.unwrap_or_else(|error| {

@@ -39,6 +39,13 @@ pub(crate) fn tests(all: bool, args: &[OsString]) -> Result<ExitCode, String> {
     status(command).map(exit_code)
 }
 
+/// Builds and runs the chaos tests' program.
+pub(crate) fn chaos(args: &[OsString]) -> Result<ExitCode, String> {
+    let mut command = cargo();
+    command.args(["run", "--quiet", "--package", "windrow-tests", "--bin", "windrow-chaos", "--"]).args(args);
+    status(command).map(exit_code)
+}
+
 /// What `.ci/run` does before the tests, in its own words: one place says which checks there are.
 pub(crate) fn ci_check() -> Result<ExitCode, String> {
     let mut command = Command::new("bash");
