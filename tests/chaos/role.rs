@@ -16,10 +16,10 @@ use windrow_queue::{
     shutdown::Shutdown,
     store::{Config as StoreConfig, Store},
 };
+use windrow_schedule::Schedules;
 use windrow_scheduler::{
     metrics::Metrics as SchedulerMetrics,
     relay::Relay,
-    schedule::Schedules,
     service::{Pace, Service},
 };
 
