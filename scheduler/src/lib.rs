@@ -17,6 +17,7 @@ pub mod relay;
 pub mod service;
 pub mod unparker;
 pub mod vacuum;
+pub mod watch;
 
 use std::{sync::Arc, time::Duration};
 
@@ -134,7 +135,9 @@ pub async fn run(config: Config, deps: Deps, shutdown: Shutdown) -> anyhow::Resu
     tasks.start(unparker::Unparker::new(pg(), metrics.clone()));
     tasks.start(batches::Batches::new(pg(), metrics.clone()));
     tasks.start(vacuum::Vacuum::new(config.vacuum, pg()));
-    tasks.start(reconciler::Reconciler::new(config.reconciler, pg(), store, queues, metrics.clone()));
+    let found = Arc::new(Notify::new());
+    tasks.start(watch::Watch::new(pg(), store.clone(), queues.clone(), metrics.clone(), Arc::clone(&found)));
+    tasks.start(reconciler::Reconciler::new(config.reconciler, pg(), store, queues, metrics.clone(), found));
     let cron = cron::Cron::new(config.cron, pg(), catalog.clone(), metrics);
     if let Some(schedules) = schedules {
         let part = tasks.health.part("schedules");

@@ -28,6 +28,10 @@ pub struct Metrics {
     pub outbox_oldest: IntGauge,
     /// Rows and jobs that services put right or took away.
     pub tidied: IntCounterVec,
+    /// Findings by queue and what was found.
+    pub redis_found: IntCounterVec,
+    /// From a finding to the new epoch.
+    pub redis_heal_seconds: Histogram,
     /// Batches by service.
     pub service_runs: IntCounterVec,
     /// Seconds a batch took.
@@ -101,6 +105,18 @@ impl Metrics {
                 "windrow_tidied_total",
                 "Jobs put back or buried and records pruned, by what was done (promoted, rescued, buried, put_back, …).",
                 &["outcome"],
+            ),
+            redis_found: counter(
+                "windrow_redis_found_total",
+                "Times that Redis or PostgreSQL came back from an earlier time (wiped, rolled_back, postgres_behind, restarted).",
+                &["queue", "outcome"],
+            ),
+            redis_heal_seconds: register(
+                registry,
+                Histogram::with_opts(options(
+                    "windrow_redis_heal_seconds",
+                    "From such a finding to Redis having what the journal holds.",
+                )),
             ),
             service_runs: counter("windrow_service_runs_total", "Batches by service.", &["service", "outcome"]),
             service_seconds: register(

@@ -141,15 +141,21 @@ impl Preparer {
         let members: Vec<_> = batch.iter().map(|claimed| claimed.claim.member).collect();
         match patiently(journal::start_check(&self.database, &members)).await {
             Ok(mut rows) => {
+                let mut ghosts = 0;
                 for claimed in batch {
                     match rows.remove(&claimed.claim.member) {
                         Some(row) => self.deliver_row(claimed, row).await,
                         None => {
-                            self.metrics.ghosts.with_label_values(&[self.queue.as_str()]).inc();
-                            tracing::info!(job_id = %claimed.claim.member.id, "its journal row is gone: acknowledged unrun");
+                            ghosts += 1;
+                            tracing::debug!(job_id = %claimed.claim.member.id, "its journal row is gone: acknowledged unrun");
                             claimed.lease.finish(Finish::Gone);
                         }
                     }
+                }
+                if ghosts > 0 {
+                    // After a restored Redis there may be as many as it had jobs.
+                    self.metrics.ghosts.with_label_values(&[self.queue.as_str()]).inc_by(ghosts);
+                    tracing::info!(queue = %self.queue, jobs = ghosts, "journal rows are gone: acknowledged unrun");
                 }
             }
             Err(error) => {

@@ -137,11 +137,12 @@ impl Store {
         Ok(answers)
     }
 
-    /// Puts journaled jobs of one queue where workers find them. One that is there already stays as it is.
+    /// Puts journaled jobs of one queue where workers find them. One that is there already stays as it is: then the answer is
+    /// false.
     ///
     /// # Errors
     /// When Redis is away: some may have been taken. Asking again is safe.
-    pub async fn relay(&self, queue: &QueueName, jobs: &[RelayJob]) -> Result<Vec<Result<(), Refused>>, StoreError> {
+    pub async fn relay(&self, queue: &QueueName, jobs: &[RelayJob]) -> Result<Vec<Result<bool, Refused>>, StoreError> {
         let mut answers = Vec::with_capacity(jobs.len());
         for chunk in jobs.chunks(CHUNK) {
             let items: Vec<Item> = chunk
@@ -159,9 +160,9 @@ impl Store {
                 Code::Refused(refused) => Err(refused),
                 Code::Created => {
                     self.count_enqueued(queue, &job.kind);
-                    Ok(())
+                    Ok(true)
                 }
-                Code::Known | Code::Stands(_) | Code::Replaced(_) | Code::Rescheduled(_) => Ok(()),
+                Code::Known | Code::Stands(_) | Code::Replaced(_) | Code::Rescheduled(_) => Ok(false),
             }));
         }
         Ok(answers)

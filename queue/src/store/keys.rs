@@ -31,6 +31,10 @@ impl Keys {
         &self.fixed[0]
     }
 
+    pub(crate) fn sched(&self) -> &str {
+        &self.fixed[5]
+    }
+
     pub(crate) fn wake(&self) -> &str {
         &self.fixed[12]
     }
@@ -54,5 +58,6 @@ mod tests {
         assert!(keys.fixed.iter().all(|key| key.starts_with("windrow:{fetch}:")));
         assert_eq!(keys.session("ab"), "windrow:{fetch}:s:ab");
         assert_eq!(keys.wake(), "windrow:{fetch}:wake");
+        assert_eq!(keys.sched(), "windrow:{fetch}:sched");
     }
 }

@@ -54,6 +54,8 @@ script!(CANCEL, "#!lua flags=allow-oom", "lua/cancel.lua");
 script!(LIMIT, "#!lua flags=allow-oom", "lua/limit.lua");
 script!(RELOOK, "#!lua flags=allow-oom", "lua/relook.lua");
 script!(LIMITS, "#!lua flags=allow-oom", "lua/limits.lua");
+script!(BEAT, "#!lua flags=allow-oom", "lua/beat.lua");
+script!(EPOCH, "#!lua flags=allow-oom", "lua/epoch.lua");
 script!(BATCH_SEAL, "#!lua flags=allow-oom", "lua/batch_seal.lua");
 
 /// A script and the name under which its duration is measured.

@@ -226,6 +226,6 @@ async fn when_a_node_is_killed_its_queue_goes_on_at_the_replica_and_the_others_n
     assert_eq!(worker.drain().await, members[5..]);
     beside.claim(1).await;
     eventually("the whole cluster answers again", async || store.ping().await.is_ok()).await;
-    assert_ne!(patiently(|| store.server()).await.run_id, run_id, "the reconciler looks for what was lost");
+    assert_ne!(patiently(|| store.server()).await.run_id, run_id, "another one has its slots");
     assert!(Rig::around(&store, &struck, &new.url()).await.audit().await.jobs.is_empty());
 }

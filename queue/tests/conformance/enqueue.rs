@@ -19,8 +19,8 @@ async fn the_same_job_twice_is_taken_once() {
     assert_eq!(rig.store.enqueue(&batch[..1]).await.unwrap(), [Ok(Enqueued::Exists(job.id))]);
     assert_eq!(rig.audit().await.places.len(), 1);
     let relayed = rig.relay_job();
-    for _ in 0..2 {
-        assert_eq!(rig.store.relay(&rig.queue, std::slice::from_ref(&relayed)).await.unwrap(), [Ok(())]);
+    for is_new in [true, false] {
+        assert_eq!(rig.store.relay(&rig.queue, std::slice::from_ref(&relayed)).await.unwrap(), [Ok(is_new)]);
     }
     assert_eq!(rig.audit().await.places.len(), 2);
 }

@@ -12,6 +12,7 @@ mod cluster;
 mod dead;
 mod durable;
 mod enqueue;
+mod epoch;
 mod fair;
 mod finish;
 mod gather;

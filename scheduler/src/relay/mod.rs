@@ -226,7 +226,7 @@ impl Relay {
                     let mut refused = Vec::new();
                     for (row, answer) in rows.iter().zip(answers) {
                         match answer {
-                            Ok(()) => self.metrics.relay_seconds.observe(row.waited().as_secs_f64()),
+                            Ok(_) => self.metrics.relay_seconds.observe(row.waited().as_secs_f64()),
                             Err(error) => {
                                 refused.push(*row);
                                 refusal = Some(error);

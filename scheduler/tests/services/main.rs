@@ -4,6 +4,7 @@
 mod admin;
 mod config;
 mod firing;
+mod healing;
 mod lost;
 mod parking;
 mod relaying;

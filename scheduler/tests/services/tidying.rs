@@ -1,21 +1,15 @@
-//! Reconciler, pruner, vacuum, promoter, gauges.
+//! Pruner, vacuum, promoter, gauges.
 
 use std::{sync::Arc, time::Duration};
 
 use sqlx::PgPool;
 use tokio::sync::Notify;
-use windrow_devserver::{RedisOptions, RedisServer};
-use windrow_queue::{
-    Due, Member, NewJob, QueueName,
-    metrics::QueueMetrics,
-    store::{self, Store},
-};
+use windrow_queue::{Due, NewJob, QueueName, metrics::QueueMetrics, store::Store};
 use windrow_scheduler::{
     gauges::{self, Gauges},
     metrics::Metrics,
     promoter::Promoter,
     pruner::{self, Pruner},
-    reconciler::{self, Reconciler},
     relay::{self, Relay},
     service::{Pace, Service},
     vacuum::{self, Vacuum},
@@ -31,72 +25,6 @@ pub(crate) async fn relay_all(pool: &PgPool, store: &Store) {
     let config = relay::Config::default();
     let mut relay = Relay::new(config, pool.clone(), store.clone(), metrics(), Arc::new(Notify::new()));
     while relay.run_once().await.unwrap().pace == Pace::Again {}
-}
-
-#[tokio::test]
-async fn journaled_jobs_that_redis_lost_are_put_back_and_those_it_has_are_not() {
-    let (pool, store, queue) = (database().await, redis().await, queue());
-    let (kept, lost, waiting) = (job(&queue), job(&queue), job(&queue));
-    let config = reconciler::Config { period: Duration::ZERO, ..reconciler::Config::default() };
-    let mut reconciler = Reconciler::new(config, pool.clone(), store.clone(), vec![queue.clone()], metrics());
-    reconciler.run_once().await.unwrap(); // it has not seen this Redis before
-    enqueue(&pool, std::slice::from_ref(&kept)).await;
-    relay_all(&pool, &store).await;
-    enqueue(&pool, std::slice::from_ref(&lost)).await;
-    sqlx::query("DELETE FROM job_outbox").execute(&pool).await.unwrap();
-    enqueue(&pool, std::slice::from_ref(&waiting)).await;
-
-    assert_eq!(reconciler.run_once().await.unwrap().count("put back"), 0, "none is due for long");
-    sqlx::query("UPDATE job_journal SET run_at = now() - interval '2 min', enqueued_at = now() - interval '2 min'")
-        .execute(&pool)
-        .await
-        .unwrap();
-    assert_eq!(reconciler.run_once().await.unwrap().count("put back"), 1);
-    assert_eq!(reconciler.run_once().await.unwrap().count("put back"), 0, "it is on its way now");
-    relay_all(&pool, &store).await;
-    assert_eq!(store.counts(&queue).await.unwrap().ready, 3);
-    assert!(store.status(&queue, Member::journaled(lost.id, 1)).await.unwrap().is_some());
-}
-
-#[tokio::test]
-async fn what_a_restarted_redis_lost_is_put_back_at_once() {
-    let pool = database().await;
-    let server = tokio::task::spawn_blocking(|| RedisServer::start(RedisOptions::default()).unwrap()).await.unwrap();
-    let store = Store::new(&store::Config { url: server.url(), ..store::Config::default() }).unwrap();
-    let queue = queue();
-    let reconcile = async || {
-        let config = reconciler::Config::default();
-        let mut reconciler = Reconciler::new(config, pool.clone(), store.clone(), vec![queue.clone()], metrics());
-        let mut put_back = 0;
-        loop {
-            let done = reconciler.run_once().await.unwrap();
-            put_back += done.count("put back");
-            if done.pace != Pace::Again {
-                return put_back;
-            }
-        }
-    };
-    assert_eq!(reconcile().await, 0);
-    let mut jobs: Vec<_> = (0..1200).map(|_| job(&queue)).collect();
-    jobs.push(job(&queue).due(Due::In(Duration::from_secs(3600))));
-    enqueue(&pool, &jobs).await;
-    relay_all(&pool, &store).await;
-    assert_eq!(reconcile().await, 0, "Redis has them");
-
-    let server = tokio::task::spawn_blocking(move || {
-        server.kill().unwrap();
-        server.restart().unwrap(); // without an append-only file: with nothing
-        server
-    })
-    .await
-    .unwrap();
-    until("Redis answers", async || store.ping().await.is_ok()).await;
-    assert_eq!(reconcile().await, 1201);
-    assert_eq!(reconcile().await, 0, "once");
-    relay_all(&pool, &store).await;
-    let counts = store.counts(&queue).await.unwrap();
-    assert_eq!((counts.ready, counts.scheduled), (1200, 1));
-    drop(server);
 }
 
 #[tokio::test]

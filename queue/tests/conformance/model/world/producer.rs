@@ -153,8 +153,8 @@ impl World {
             })
             .unzip();
         let tombs = self.tombs().await;
-        let expected: Vec<Result<(), Refused>> =
-            self.reference.enqueue(&asked, &tombs, now).into_iter().map(|answer| answer.map(drop)).collect();
+        let answers = self.reference.enqueue(&asked, &tombs, now).into_iter();
+        let expected: Vec<Result<bool, Refused>> = answers.map(|answer| answer.map(|it| it.is_created())).collect();
         assert_eq!(self.rig.store.relay(&self.rig.queue, &jobs).await.unwrap(), expected);
         self.known.extend(asked.iter().map(|asked| asked.member));
     }
@@ -170,7 +170,7 @@ impl World {
         if let Some(member) = standing.get(i % standing.len().max(1)) {
             let mut job = self.rig.relay_job();
             job.member = *member;
-            assert_eq!(self.rig.store.relay(&self.rig.queue, &[job]).await.unwrap(), [Ok(())]);
+            assert_eq!(self.rig.store.relay(&self.rig.queue, &[job]).await.unwrap(), [Ok(false)]);
         }
     }
 
