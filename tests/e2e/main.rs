@@ -9,6 +9,7 @@ mod checkpoint;
 mod cluster;
 mod fence;
 mod freeze;
+mod heal;
 mod intake;
 mod kill;
 mod limits;

@@ -8,6 +8,7 @@ mod arranged;
 mod place;
 mod program;
 mod resp;
+mod restore;
 mod role;
 mod site;
 mod work;

@@ -23,7 +23,7 @@ pub const QUEUES: [&str; 4] = ["fetch", "scoring", "import", "payments"];
 /// Servers, a folder, and the environment in which the program runs.
 #[derive(Debug)]
 pub struct Place {
-    /// Its Redis, with AOF.
+    /// Its Redis, mostly with AOF.
     pub redis: RedisServer,
     /// Its PostgreSQL, if it is not shared with the other tests of this process.
     pub postgres: Option<PostgresServer>,
@@ -59,19 +59,23 @@ impl Ended {
 impl Place {
     /// A Redis of its own and a database of the PostgreSQL that the tests of this process share.
     pub async fn new() -> Self {
-        Self::build(false).await
+        Self::build(false, true).await
+    }
+
+    /// A Redis that keeps nothing but the snapshots it is told to write.
+    pub async fn without_aof() -> Self {
+        Self::build(false, false).await
     }
 
     /// A PostgreSQL of its own as well: one that can be stopped.
     pub async fn with_postgres() -> Self {
-        Self::build(true).await
+        Self::build(true, true).await
     }
 
-    async fn build(own_postgres: bool) -> Self {
+    async fn build(own_postgres: bool, aof: bool) -> Self {
         let start = move || {
             let settings = vec![("maxmemory".to_owned(), "256mb".to_owned())];
-            let redis =
-                RedisServer::start(RedisOptions { aof: true, settings, ..Default::default() }).expect("Redis starts");
+            let redis = RedisServer::start(RedisOptions { aof, settings, ..Default::default() }).expect("Redis starts");
             if !own_postgres {
                 return (redis, None, windrow_devserver::fresh_database().expect("Postgres starts"));
             }

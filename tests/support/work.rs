@@ -9,9 +9,9 @@ use windrow_jobs::{
     fetch::{Format, SourceSpec, put_source},
     import::create_project,
     payments::{AccountKind, NewAccount, NewRecurringPayment, Rhythm, create_account, create_recurring},
-    scoring::{Profile, Scorer, put_profile},
+    scoring::{Profile, ScoreVacancy, Scorer, put_profile},
 };
-use windrow_queue::Tenant;
+use windrow_queue::{Due, NewJob, Tenant, journal};
 
 use crate::{MAPPING, Page, Place, Site};
 
@@ -71,6 +71,26 @@ impl Place {
             create_recurring(&mut tx, &payment).await.unwrap();
         }
         tx.commit().await.unwrap();
+    }
+
+    /// So many new vacancies, each with a job that scores it by the built-in rules.
+    pub async fn enqueue_scoring(&self, count: i64, due: Due) {
+        for from in (0..count).step_by(1000) {
+            let mut tx = self.database.begin().await.unwrap();
+            let ids: Vec<Uuid> = sqlx::query_scalar(
+                "INSERT INTO vacancy (tenant, url, title, status, score_jobs, queued_at)
+                 SELECT $1, 'https://example.org/' || gen_random_uuid(), 'Work', 'queued', 1, now()
+                 FROM generate_series(1, $2) RETURNING id",
+            )
+            .bind(TENANT.as_str())
+            .bind(i32::try_from((count - from).min(1000)).unwrap())
+            .fetch_all(&mut *tx)
+            .await
+            .unwrap();
+            let jobs: Vec<NewJob> = ids.iter().map(|id| ScoreVacancy::job(&TENANT, *id).unwrap().due(due)).collect();
+            journal::enqueue_in(&mut tx, &jobs).await.unwrap();
+            tx.commit().await.unwrap();
+        }
     }
 
     /// A project, and a file of so many numbers for it, each twice, in the import folder.
