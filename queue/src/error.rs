@@ -148,6 +148,9 @@ pub fn is_transient(error: &sqlx::Error) -> bool {
         | sqlx::Error::PoolTimedOut
         | sqlx::Error::PoolClosed
         | sqlx::Error::WorkerCrashed => true,
+        // What sqlx makes of a connection that ends before it began: a load balancer without a server behind it takes
+        // connections and closes them, and a server that cannot fork answers so.
+        sqlx::Error::Protocol(message) => message.starts_with("unexpected response from SSLRequest"),
         sqlx::Error::Database(error) => error.code().is_some_and(|code| {
             // 08 connection, 40 rollback (serialisation, deadlock), 53 resources, 57 operator intervention (shutdown),
             // 58 the system under it, 55P03 lock_timeout, 25P03 idle_in_transaction_session_timeout, 25006 read-only (a

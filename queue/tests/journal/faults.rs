@@ -1,6 +1,9 @@
 //! R19: what is the database's fault costs no attempt. Each fault is really caused.
 
-use sqlx::{PgPool, postgres::PgPoolOptions};
+use std::net::Ipv4Addr;
+
+use sqlx::{Connection, PgConnection, PgPool, postgres::PgPoolOptions};
+use tokio::{io::AsyncReadExt, net::TcpListener};
 use windrow_queue::{Decision, JobError, error::is_transient};
 
 use crate::support::{database, database_url, enqueue, note};
@@ -67,6 +70,27 @@ async fn a_terminated_connection_and_an_exhausted_pool() {
     assert_costs_no_attempt(sqlx::query("SELECT 1").execute(&pool).await.unwrap_err());
     let killed = sqlx::query("SELECT pg_terminate_backend(pg_backend_pid())").execute(&mut *only).await.unwrap_err();
     assert_costs_no_attempt(killed);
+}
+
+#[tokio::test]
+async fn a_connection_that_is_taken_and_closed_at_once() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let url = format!("postgres://nobody:x@{}/none", listener.local_addr().unwrap());
+    // One that was closed before anything was read, and one that was read from.
+    tokio::spawn(async move {
+        for reads in [false, true].into_iter().cycle() {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            if reads {
+                stream.read_u64().await.unwrap();
+            }
+        }
+    });
+    for mode in ["prefer", "disable"] {
+        for _ in 0..4 {
+            let connect = PgConnection::connect(&format!("{url}?sslmode={mode}")).await;
+            assert_costs_no_attempt(connect.unwrap_err());
+        }
+    }
 }
 
 #[tokio::test]
