@@ -48,6 +48,9 @@ struct Args {
     /// The result as JSON, one line on standard output.
     #[arg(long)]
     json: bool,
+    /// Keeps the logs of the processes, as a run that fails does, and names the slowest jobs.
+    #[arg(long)]
+    keep: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -64,7 +67,7 @@ async fn main() -> ExitCode {
         Some(Command::Node) => role::run().await.map(|()| true),
         None => {
             let seed = args.seed.unwrap_or_else(|| u64::from(rand::rng().random::<u32>()));
-            run::run(run::Asked { seconds: args.seconds, seed, json: args.json }).await
+            run::run(run::Asked { seconds: args.seconds, seed, json: args.json, keep: args.keep }).await
         }
     };
     match done {

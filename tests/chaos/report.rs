@@ -80,17 +80,26 @@ pub(crate) fn recoveries(injected: &[Injected], evidence: &Evidence) -> BTreeMap
     recoveries
 }
 
-/// The time from due to done of prompt jobs: the median, the 99th percentile, the slowest.
-fn waits(evidence: &Evidence) -> [i64; 3] {
-    let mut waits: Vec<i64> = evidence
+/// How long prompt jobs took from due to done, the slowest last, each with what to look for in the logs.
+fn slowest(evidence: &Evidence) -> Vec<(i64, String)> {
+    let mut waits: Vec<(i64, String)> = evidence
         .effects
         .iter()
         .filter_map(|effect| {
             let sent = evidence.sent.get(&effect.job_id)?;
-            PROMPT.contains(&sent.kind.as_str()).then_some(effect.at_ms - sent.at_ms - sent.delay_ms)
+            let due = sent.at_ms + sent.delay_ms;
+            let (kind, id) = (&sent.kind, effect.job_id);
+            let text = format!("{kind} {id}, due at {due} ms, done at {} ms by {}", effect.at_ms, effect.node);
+            PROMPT.contains(&sent.kind.as_str()).then_some((effect.at_ms - due, text))
         })
         .collect();
     waits.sort_unstable();
+    waits
+}
+
+/// The time from due to done of prompt jobs: the median, the 99th percentile, the slowest.
+fn waits(evidence: &Evidence) -> [i64; 3] {
+    let waits: Vec<i64> = slowest(evidence).into_iter().map(|(wait, _)| wait).collect();
     let at =
         |share: usize| waits.get((waits.len() * share / 100).min(waits.len().saturating_sub(1))).copied().unwrap_or(0);
     [at(50), at(99), at(100)]
@@ -190,5 +199,10 @@ impl Report<'_> {
             seconds(self.drained_ms),
         )?;
         Ok(text)
+    }
+
+    /// The jobs that took longest, for who wants to know why.
+    pub(crate) fn slowest(&self) -> Vec<String> {
+        slowest(self.evidence).into_iter().rev().take(SHOWN).map(|(wait, text)| format!("{wait} ms: {text}")).collect()
     }
 }

@@ -37,11 +37,12 @@ pub(crate) struct Asked {
     pub(crate) seconds: u64,
     pub(crate) seed: u64,
     pub(crate) json: bool,
+    pub(crate) keep: bool,
 }
 
 /// Runs; false: something is wrong, and was printed with the seed.
 pub(crate) async fn run(asked: Asked) -> anyhow::Result<bool> {
-    let Asked { seconds, seed, json } = asked;
+    let Asked { seconds, seed, json, keep } = asked;
     // The usual lease, where there is time for it.
     let lease = Duration::from_secs(if seconds < 120 { 4 } else { 10 });
     let planned = plan(seed, seconds, lease);
@@ -105,12 +106,16 @@ pub(crate) async fn run(asked: Asked) -> anyhow::Result<bool> {
     } else {
         println!("{}", report.text()?);
     }
-    if !verdict.holds() {
-        if json {
-            eprintln!("{}", report.text()?);
-        }
+    if json && !verdict.holds() {
+        eprintln!("{}", report.text()?);
+    }
+    if keep || !verdict.holds() {
+        report.slowest().iter().for_each(|slow| eprintln!("chaos: slow: {slow}"));
         let logs = Arc::into_inner(stage).map(|mut stage| stage.keep_logs().display().to_string());
-        eprintln!("chaos: FAILED, seed {seed}; the nodes' logs are in {}", logs.unwrap_or_default());
+        eprintln!("chaos: the nodes' logs are in {}", logs.unwrap_or_default());
+    }
+    if !verdict.holds() {
+        eprintln!("chaos: FAILED, seed {seed}");
     }
     Ok(verdict.holds())
 }

@@ -182,6 +182,11 @@ fn a_duplicated_effect_is_found() {
 }
 
 #[test]
+fn an_attempt_that_was_counted_for_a_fault_is_found() {
+    assert_found(WRONG, |evidence| evidence.effects.iter_mut().find(|it| it.job_id == PUT).unwrap().attempt = 2);
+}
+
+#[test]
 fn effects_of_jobs_that_nobody_asked_for_are_found() {
     assert_found(WRONG, |evidence| evidence.effects.push(effect(Uuid::from_u128(77), "done", 250)));
     assert_found(WRONG, |evidence| evidence.effects.push(effect(DOOMED, "done", 250)));
