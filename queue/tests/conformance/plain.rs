@@ -124,6 +124,18 @@ async fn caps_and_a_closed_gate_are_looked_at_job_by_job() {
 }
 
 #[tokio::test]
+async fn what_is_left_of_cancelled_jobs_takes_room() {
+    let rig = rig(|config| config.max_jobs = 20).await;
+    let members = rig.0.put_many(8).await;
+    rig.0.store.cancel(&rig.0.queue, &members).await.unwrap();
+    let jobs = rig.0.jobs(19);
+    let before = ways(&rig.1);
+    rig.0.put(&jobs[..18]).await;
+    assert_eq!(ways(&rig.1), (before.0 + 1, before.1), "one that stands, one for eight tombstones, and these");
+    left_alone(&rig, &jobs[18..], &[Err(Refused::QueueFull)], "the queue is full").await;
+}
+
+#[tokio::test]
 async fn jobs_of_nobody_know_no_cap_of_a_tenant() {
     let (rig, metrics) = rig(|config| (config.max_tenant_jobs, config.max_tenant_bytes) = (1, 1)).await;
     let before = ways(&metrics);
