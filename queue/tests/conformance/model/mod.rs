@@ -11,7 +11,10 @@ mod reference;
 mod world;
 
 use std::{
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -22,7 +25,7 @@ use proptest::{
 use windrow_devserver::{RedisOptions, RedisServer};
 
 use op::{op, setup};
-use world::World;
+use world::{Ways, World};
 
 /// Histories that run beside each other: most of their time they wait for Redis.
 const THREADS: u64 = 4;
@@ -32,7 +35,7 @@ fn every_history_leaves_every_job_in_exactly_one_place() {
     let seed = std::env::var("WINDROW_TEST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1_u64);
     let server = RedisServer::start(RedisOptions::default()).unwrap();
     let url = server.url();
-    let histories: u64 = std::thread::scope(|scope| {
+    let (histories, ways) = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..THREADS)
             .map(|i| {
                 scope.spawn({
@@ -42,14 +45,23 @@ fn every_history_leaves_every_job_in_exactly_one_place() {
             })
             .collect();
         let joined = threads.into_iter().map(|thread| thread.join());
-        joined.map(|histories| histories.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).sum()
+        joined.map(|ran| ran.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).fold(
+            (0, Ways::default()),
+            |(histories, mut all), (more, ways)| {
+                all.add(ways);
+                (histories + more, all)
+            },
+        )
     });
-    println!("{histories} histories");
+    println!("{histories} histories, {ways:?}");
     assert!(histories >= 20, "too slow to say anything: {histories} histories");
+    assert!(ways.short * 4 > ways.short + ways.refused + ways.long, "hardly a producer takes the short way: {ways:?}");
+    assert!(ways.refused > 0, "the short way is never refused: {ways:?}");
 }
 
-/// Runs histories until the time is over; answers how many.
-fn histories(seed: u64, url: &str) -> u64 {
+/// Runs histories until the time is over; answers how many, and by which ways their jobs came in. Every other thread's are
+/// mostly of plain jobs.
+fn histories(seed: u64, url: &str) -> (u64, Ways) {
     let all = std::env::var_os("WINDROW_TEST_ALL").is_some();
     let (cases, budget) = if all { (800, 300) } else { (60, 10) };
     let mut bytes = [0; 32];
@@ -64,8 +76,9 @@ fn histories(seed: u64, url: &str) -> u64 {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let end = Instant::now() + Duration::from_secs(budget);
     let shrinking = AtomicBool::new(false);
-    let histories = AtomicU64::new(0);
-    let outcome = runner.run(&(setup(), vec(op(), 1..120)), |(setup, ops)| {
+    let (histories, ways) = (AtomicU64::new(0), Mutex::new(Ways::default()));
+    let mostly_plain = seed % 2 == 1;
+    let outcome = runner.run(&(setup(mostly_plain), vec(op(mostly_plain), 1..120)), |(setup, ops)| {
         if Instant::now() > end && !shrinking.load(Ordering::Relaxed) {
             return Ok(());
         }
@@ -76,11 +89,12 @@ fn histories(seed: u64, url: &str) -> u64 {
             for op in ops {
                 world.step(op).await;
             }
-            world.end().await;
+            let took = world.end().await;
+            ways.lock().unwrap().add(took);
         });
         shrinking.store(false, Ordering::Relaxed);
         Ok(())
     });
     outcome.unwrap_or_else(|error| panic!("seed {seed}: {error}"));
-    histories.into_inner()
+    (histories.into_inner(), ways.into_inner().unwrap())
 }

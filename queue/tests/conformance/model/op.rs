@@ -99,6 +99,9 @@ pub(super) enum Change {
 #[derive(Clone, Debug)]
 pub(super) enum Op {
     Enqueue(Vec<Spec>),
+    /// A producer's calls that follow upon each other: those behind the first know what the clock shows.
+    Burst(Vec<Vec<Spec>>),
+    /// A producer that had no answer asks again, as a whole or for one job.
     EnqueueAgain(usize),
     Relay(Vec<Spec>),
     RelayAgain(usize),
@@ -144,10 +147,9 @@ pub(super) enum Op {
     Buried,
 }
 
-pub(super) fn setup() -> impl Strategy<Value = Setup> {
-    fn cap(none: u64, of: std::ops::Range<u64>) -> impl Strategy<Value = u64> {
-        prop_oneof![2 => Just(none), 1 => of]
-    }
+/// `roomy`: caps are rare, and most jobs are taken.
+pub(super) fn setup(roomy: bool) -> impl Strategy<Value = Setup> {
+    let cap = |none: u64, of: std::ops::Range<u64>| prop_oneof![if roomy { 12 } else { 2 } => Just(none), 1 => of];
     let caps = (cap(1000, 4..30), cap(0, 300..3000), cap(0, 2..10), cap(0, 150..1000));
     (caps, cap(1000, 1..6), cap(1 << 40, 5000..60_000)).prop_map(
         |((max_jobs, max_bytes, tenant_jobs, tenant_bytes), max_dead, dead_age)| Setup {
@@ -272,7 +274,27 @@ fn limit() -> impl Strategy<Value = Op> {
     (scope, change).prop_map(|(scope, change)| Op::Limit(scope, change))
 }
 
-pub(super) fn op() -> impl Strategy<Value = Op> {
+/// A job that is ready at once, with no key and no batch.
+fn plain() -> impl Strategy<Value = Spec> {
+    spec().prop_map(|spec| Spec { delay: 0, unique: None, idempotency: None, batch: None, ..spec })
+}
+
+/// `mostly_plain`: producers mostly send what may go in the short way.
+pub(super) fn op(mostly_plain: bool) -> BoxedStrategy<Op> {
+    if mostly_plain {
+        prop_oneof![
+            8 => vec(vec(plain(), 1..5), 2..5).prop_map(Op::Burst),
+            3 => vec(plain(), 1..4).prop_map(Op::Relay),
+            3 => any::<usize>().prop_map(Op::EnqueueAgain),
+            70 => any_op(),
+        ]
+        .boxed()
+    } else {
+        any_op().boxed()
+    }
+}
+
+fn any_op() -> impl Strategy<Value = Op> {
     prop_oneof![
         6 => vec(spec(), 1..7).prop_map(Op::Enqueue),
         1 => any::<usize>().prop_map(Op::EnqueueAgain),

@@ -94,6 +94,7 @@ impl Reference {
         if let Some(batch) = asked.batch.and_then(|batch| self.batches.get_mut(&batch)) {
             batch.members += 1;
         }
+        self.taken.insert(key.clone());
         self.jobs.insert(key, job);
         Ok(Enqueued::Created(asked.member.id))
     }

@@ -142,6 +142,8 @@ enum Final {
 pub(super) struct Reference {
     setup: Setup,
     pub(super) jobs: BTreeMap<Key, Job>,
+    /// All that producers ever got in, whatever became of it.
+    pub(super) taken: BTreeSet<Key>,
     /// The dead: since when, and what they come back as.
     pub(super) dead: BTreeMap<Key, (u64, Job)>,
     pub(super) trimmed: u64,
@@ -183,6 +185,7 @@ impl Reference {
         Self {
             setup,
             jobs: BTreeMap::new(),
+            taken: BTreeSet::new(),
             dead: BTreeMap::new(),
             trimmed: 0,
             sessions: BTreeMap::new(),

@@ -10,6 +10,7 @@ use std::time::Duration;
 use uuid::Uuid;
 use windrow_queue::{
     JobId, Member, NewJob,
+    metrics::QueueMetrics,
     store::{Finish, JobState, TokenDigest, kept_result},
 };
 
@@ -23,16 +24,37 @@ use operator::Memory;
 use process::{Late, Process};
 use producer::Made;
 
+/// By which ways the calls of producers and of the relay came in.
+#[derive(Clone, Copy, Default, Debug)]
+pub(super) struct Ways {
+    /// By `enqueue_plain.lua` alone.
+    pub(super) short: u64,
+    /// By `enqueue.lua` after the other had left it alone.
+    pub(super) refused: u64,
+    /// By `enqueue.lua` at once.
+    pub(super) long: u64,
+}
+
+impl Ways {
+    pub(super) fn add(&mut self, other: Self) {
+        self.short += other.short;
+        self.refused += other.refused;
+        self.long += other.long;
+    }
+}
+
 /// Processes that a history has.
 const PROCESSES: usize = 3;
 
 pub(super) struct World {
     rig: Rig,
+    metrics: QueueMetrics,
+    ways: Ways,
     reference: Reference,
     processes: Vec<Process>,
     late: Vec<Late>,
-    /// Jobs that were made by producers.
-    made: Vec<Made>,
+    /// The calls of producers.
+    calls: Vec<Vec<Made>>,
     /// All jobs that ever were.
     known: Vec<Member>,
     remembered: Option<Memory>,
@@ -56,12 +78,16 @@ impl World {
             config.max_dead_age = Duration::from_millis(setup.dead_age);
         })
         .await;
+        let metrics = QueueMetrics::new(&prometheus::Registry::new());
+        rig.store.observe(&metrics);
         let mut world = Self {
             rig,
+            metrics,
+            ways: Ways::default(),
             reference: Reference::new(setup),
             processes: Vec::new(),
             late: Vec::new(),
-            made: Vec::new(),
+            calls: Vec::new(),
             known: Vec::new(),
             remembered: None,
             last: 0,
@@ -85,6 +111,12 @@ impl World {
     pub(super) async fn step(&mut self, op: Op) {
         match op {
             Op::Enqueue(specs) => self.enqueue(&specs).await,
+            Op::Burst(calls) => {
+                for specs in calls {
+                    self.enqueue(&specs).await;
+                    self.compare().await;
+                }
+            }
             Op::EnqueueAgain(i) => self.enqueue_again(i).await,
             Op::Relay(specs) => self.relay(&specs).await,
             Op::RelayAgain(i) => self.relay_again(i).await,
@@ -258,8 +290,8 @@ impl World {
         }
     }
 
-    /// All processes die, and nothing is limited any more; a new one executes all that is left.
-    pub(super) async fn end(mut self) {
+    /// All processes die, and nothing is limited any more; a new one executes all that is left. Answers how the jobs came in.
+    pub(super) async fn end(mut self) -> Ways {
         // Beyond all that the clock was set back: then the first lapse is under grace, the second is not.
         self.rig.advance(200 * 60_000).await;
         for _ in 0..2 {
@@ -292,6 +324,7 @@ impl World {
         assert!(self.reference.batches.values().all(|batch| batch.fired.is_some()), "a batch that never fired");
         let keys: Vec<Vec<u8>> = self.rig.raw(redis::cmd("KEYS").arg(self.rig.key("*"))).await;
         self.rig.raw::<()>(redis::cmd("DEL").arg(keys)).await;
+        self.ways
     }
 }
 

@@ -16,7 +16,7 @@ use crate::{
         op::Spec,
         reference::{Asked, KINDS, Key, Lane, UniqueScope},
     },
-    support::{due_in, raw_args, tenant},
+    support::{calls_of, due_in, raw_args, tenant},
 };
 
 /// A job as it was sent.
@@ -48,10 +48,7 @@ impl World {
         job.kind = Kind::from_static(KINDS[usize::from(lane.kind)]);
         job.tenant = lane.tenant_name().map(|name| tenant(&name));
         job.due = due_in(spec.delay);
-        // One that nobody opened, if it is not open.
-        job.batch = spec.batch.map(|batch| {
-            self.reference.batches.get(&batch).map_or_else(|| BatchId(Uuid::from_u128(u128::from(batch))), |b| b.id)
-        });
+        job.batch = spec.batch.map(|batch| self.batch(batch));
         job.kind_policy.rescue_limit = spec.rescue_limit;
         if spec.at_most_once {
             job.kind_policy.delivery = Delivery::AtMostOnce;
@@ -71,18 +68,40 @@ impl World {
         (job, asked)
     }
 
+    /// The batch of this number: one that nobody opened, if it is not open.
+    fn batch(&self, number: u8) -> BatchId {
+        self.reference.batches.get(&number).map_or(BatchId(Uuid::from_u128(number.into())), |batch| batch.id)
+    }
+
     pub(super) async fn enqueue(&mut self, specs: &[Spec]) {
         let made: Vec<Made> = specs.iter().map(|spec| self.make(spec)).collect();
         self.send(&made).await;
         self.known.extend(made.iter().map(|(_, asked)| asked.member));
-        self.made.extend(made);
+        self.calls.push(made);
+    }
+
+    /// Takes note of the way of a call; `before` is what the scripts had been called.
+    fn note_way(&mut self, before: (u64, u64)) {
+        let (plain, long) = self.script_calls();
+        match (plain - before.0, long - before.1) {
+            (1, 0) => self.ways.short += 1,
+            (1, 1) => self.ways.refused += 1,
+            (0, 1) => self.ways.long += 1,
+            other => panic!("one call of a producer came to {other:?} calls of the scripts"),
+        }
+    }
+
+    fn script_calls(&self) -> (u64, u64) {
+        (calls_of(&self.metrics, "ENQUEUE_PLAIN"), calls_of(&self.metrics, "ENQUEUE"))
     }
 
     async fn send(&mut self, made: &[Made]) {
         let (jobs, asked): (Vec<NewJob>, Vec<Asked>) = made.iter().cloned().unzip();
         let tombs = self.tombs().await;
         let expected = self.reference.enqueue(&asked, &tombs, self.rig.now());
+        let before = self.script_calls();
         let answers = self.rig.store.enqueue(&jobs).await.unwrap();
+        self.note_way(before);
         assert_eq!(answers, expected);
         for (answer, asked) in answers.iter().zip(&asked) {
             if matches!(answer, Ok(Enqueued::Created(_))) && asked.delay == 0 {
@@ -112,17 +131,31 @@ impl World {
         self.rig.raw::<Vec<Key>>(redis::cmd("HKEYS").arg(self.rig.key("tomb"))).await.into_iter().collect()
     }
 
-    /// A producer that had no answer asks again, for a job that stands or that was cancelled meanwhile.
+    /// A producer that had no answer asks again: for a job that stands or that was cancelled meanwhile, or for the whole call,
+    /// of which some may never have been taken, or be forgotten by a Redis that was set back.
     pub(super) async fn enqueue_again(&mut self, i: usize) {
         let tombs = self.tombs().await;
         let stands = |(_, asked): &&Made| {
             let key = asked.member.to_bytes();
             self.reference.jobs.contains_key(&key) || tombs.contains(&key)
         };
-        let standing: Vec<Made> = self.made.iter().filter(stands).cloned().collect();
-        if let Some(made) = standing.get(i % standing.len().max(1)) {
-            self.send(std::slice::from_ref(made)).await;
+        let standing: Vec<(usize, Made)> = self
+            .calls
+            .iter()
+            .enumerate()
+            .flat_map(|(call, made)| made.iter().filter(stands).map(move |made| (call, made.clone())))
+            .collect();
+        let Some((call, made)) = standing.get(i % standing.len().max(1)) else { return };
+        if i / standing.len() % 2 == 0 {
+            return self.send(std::slice::from_ref(made)).await;
         }
+        // What is over would begin anew; and the reference knows batches by their numbers, which others have by now.
+        let may_come = |(job, asked): &Made| {
+            !self.reference.taken.contains(&asked.member.to_bytes())
+                && job.batch == asked.batch.map(|number| self.batch(number))
+        };
+        let call = self.calls[*call].iter().filter(|made| stands(made) || may_come(made)).cloned().collect::<Vec<_>>();
+        self.send(&call).await;
     }
 
     pub(super) async fn relay(&mut self, specs: &[Spec]) {
@@ -136,7 +169,11 @@ impl World {
                 job.band = Band::from_number(lane.band).unwrap();
                 job.kind = Kind::from_static(KINDS[usize::from(lane.kind)]);
                 job.tenant = lane.tenant_name().map(|name| tenant(&name));
-                job.due = Due::At(DateTime::from_timestamp_millis(i64::try_from(now + spec.delay).unwrap()).unwrap());
+                job.due = if spec.delay > 0 {
+                    Due::At(DateTime::from_timestamp_millis(i64::try_from(now + spec.delay).unwrap()).unwrap())
+                } else {
+                    Due::Now
+                };
                 (job.at_most_once, job.rescue_limit) = (spec.at_most_once, spec.rescue_limit);
                 let asked = Asked {
                     member: job.member,
@@ -153,9 +190,15 @@ impl World {
             })
             .unzip();
         let tombs = self.tombs().await;
-        let answers = self.reference.enqueue(&asked, &tombs, now).into_iter();
-        let expected: Vec<Result<bool, Refused>> = answers.map(|answer| answer.map(|it| it.is_created())).collect();
+        let answers = self.reference.enqueue(&asked, &tombs, now);
+        let expected: Vec<Result<bool, Refused>> =
+            answers.iter().map(|answer| answer.map(|it| it.is_created())).collect();
+        let before = self.script_calls();
         assert_eq!(self.rig.store.relay(&self.rig.queue, &jobs).await.unwrap(), expected);
+        self.note_way(before);
+        for (_, asked) in answers.iter().zip(&asked).filter(|(answer, asked)| answer.is_ok() && asked.delay == 0) {
+            self.learn_when_ready(&asked.member.to_bytes()).await;
+        }
         self.known.extend(asked.iter().map(|asked| asked.member));
     }
 
@@ -203,7 +246,7 @@ impl World {
 
     pub(super) async fn seal_batch(&mut self, number: u8) {
         let now = self.rig.now();
-        let id = self.reference.batches.get(&number).map_or(BatchId(Uuid::from_u128(u128::from(number))), |b| b.id);
+        let id = self.batch(number);
         let expected = self.reference.seal_batch(number, now);
         assert_eq!(self.rig.store.seal_batch(&self.rig.queue, id).await.unwrap(), expected);
     }
