@@ -77,7 +77,7 @@ fn histories(seed: u64, url: &str) -> (u64, Ways) {
     let end = Instant::now() + Duration::from_secs(budget);
     let shrinking = AtomicBool::new(false);
     let (histories, ways) = (AtomicU64::new(0), Mutex::new(Ways::default()));
-    let mostly_plain = seed % 2 == 1;
+    let mostly_plain = !seed.is_multiple_of(2);
     let outcome = runner.run(&(setup(mostly_plain), vec(op(mostly_plain), 1..120)), |(setup, ops)| {
         if Instant::now() > end && !shrinking.load(Ordering::Relaxed) {
             return Ok(());

@@ -146,7 +146,7 @@ impl World {
             .flat_map(|(call, made)| made.iter().filter(stands).map(move |made| (call, made.clone())))
             .collect();
         let Some((call, made)) = standing.get(i % standing.len().max(1)) else { return };
-        if i / standing.len() % 2 == 0 {
+        if (i / standing.len()).is_multiple_of(2) {
             return self.send(std::slice::from_ref(made)).await;
         }
         // What is over would begin anew; and the reference knows batches by their numbers, which others have by now.
