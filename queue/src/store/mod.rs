@@ -39,7 +39,7 @@ use std::{
     time::Duration,
 };
 
-use redis::RedisError;
+use redis::{ErrorKind, RedisError};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -218,6 +218,7 @@ impl From<RedisError> for StoreError {
             || error.is_timeout()
             || error.is_connection_dropped()
             || error.is_connection_refusal()
+            || is_cut_off(&error)
             || error.code().is_some_and(|code| WAITS.contains(&code))
         {
             Self::Unavailable(error)
@@ -225,6 +226,12 @@ impl From<RedisError> for StoreError {
             Self::Refused { script: None, source: error }
         }
     }
+}
+
+/// Whether an answer began and did not end, because its connection did. redis-rs has the same kind of error for an answer that
+/// is complete and is not what was expected.
+fn is_cut_off(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::Parse && error.detail().is_some_and(|detail| detail.contains("end of input"))
 }
 
 /// The handle to Redis. Cheap to clone; connects when first used, and again after a break.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use windrow_queue::{
-    Enqueued,
+    Decision, Enqueued, JobError,
     store::{Applied, Verdict, Waker},
 };
 
@@ -77,20 +77,39 @@ async fn a_request_that_arrives_after_the_sync_is_stale() {
 }
 
 #[tokio::test]
-async fn an_enqueue_whose_answer_was_lost_is_asked_again_and_taken_once() {
+async fn an_enqueue_whose_answer_was_lost_or_cut_off_is_asked_again_and_taken_once() {
+    for weather in [Weather::LoseAnswers, Weather::CutAnswers(5)] {
+        let (rig, proxy, store) = behind_proxy().await;
+        let job = rig.job(1).idempotent("k").unique("u");
+        rig.put_many(1).await;
+        store.ping().await.unwrap();
+        proxy.set(weather);
+        let fair = async {
+            eventually("it arrives", async || rig.raw::<u64>(redis::cmd("HLEN").arg(rig.key("jobs"))).await == 2).await;
+            proxy.set(Weather::Fair);
+        };
+        let batch = [job.clone()];
+        let (answers, ()) = tokio::join!(store.enqueue(&batch), fair);
+        assert_eq!(answers.unwrap(), [Ok(Enqueued::Exists(job.id))]);
+        assert_eq!(rig.audit().await.jobs.len(), 2);
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_is_cut_off_is_a_redis_that_is_away() {
     let (rig, proxy, store) = behind_proxy().await;
-    let job = rig.job(1).idempotent("k").unique("u");
-    rig.put_many(1).await;
-    store.ping().await.unwrap();
-    proxy.set(Weather::LoseAnswers);
-    let weather = async {
-        eventually("it arrives", async || rig.raw::<u64>(redis::cmd("HLEN").arg(rig.key("jobs"))).await == 2).await;
+    // Of an answer that is text, and of one that is a list.
+    for bytes in 0..7 {
+        store.ping().await.unwrap();
+        store.counts(&rig.queue).await.unwrap();
+        proxy.set(Weather::CutAnswers(bytes));
+        let error =
+            if bytes % 2 == 0 { store.ping().await.unwrap_err() } else { store.counts(&rig.queue).await.unwrap_err() };
+        assert!(error.is_unavailable(), "{error}");
+        let error = JobError::from(error);
+        assert!(matches!(error.decision(), Decision::Snooze(_)), "{error}");
         proxy.set(Weather::Fair);
-    };
-    let batch = [job.clone()];
-    let (answers, ()) = tokio::join!(store.enqueue(&batch), weather);
-    assert_eq!(answers.unwrap(), [Ok(Enqueued::Exists(job.id))]);
-    assert_eq!(rig.audit().await.jobs.len(), 2);
+    }
 }
 
 #[tokio::test]

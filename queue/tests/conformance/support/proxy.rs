@@ -21,6 +21,8 @@ pub(crate) enum Weather {
     Fair,
     /// Requests arrive; their answers are lost, and the connection with them.
     LoseAnswers,
+    /// Requests arrive; of their answers so many bytes do, and the connection is lost.
+    CutAnswers(usize),
     /// Requests are held back until they are released, even if nobody waits for the answer any more.
     HoldRequests,
 }
@@ -117,7 +119,15 @@ async fn answers(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, sky: Arc<Sky>,
         if *was_held.borrow() {
             sky.late.lock().unwrap().extend_from_slice(&buffer[..length]);
             was_held.send_replace(false);
-        } else if *sky.weather.borrow() == Weather::LoseAnswers || to.write_all(&buffer[..length]).await.is_err() {
+            continue;
+        }
+        let weather = *sky.weather.borrow();
+        let arrives = match weather {
+            Weather::LoseAnswers => return,
+            Weather::CutAnswers(bytes) => bytes.min(length),
+            Weather::Fair | Weather::HoldRequests => length,
+        };
+        if to.write_all(&buffer[..arrives]).await.is_err() || arrives < length {
             return;
         }
     }
