@@ -34,7 +34,7 @@ pub(crate) struct Put {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Stumble {}
 
-/// Buries itself.
+/// Buries itself, unless it was redriven.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Doom {}
 

@@ -4,6 +4,7 @@
 //! plan      what is done when, drawn from the seed                     nodes: role (a process), kinds, handler
 //! inject    does it: to nodes, to the proxies before the servers, to the servers
 //! producer  asks for work meanwhile, and writes down what it was told (book) and what stands (sent)
+//! outside   calls back what parked, and redrives what is dead
 //! run       waits until everything is done; evidence reads what is left; check judges; report says
 //! ```
 //!
@@ -19,6 +20,7 @@ mod history;
 mod inject;
 mod kinds;
 mod node;
+mod outside;
 mod plan;
 mod producer;
 mod proxy;

@@ -6,13 +6,9 @@ use std::{
 };
 
 use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
-use sqlx::Row;
 use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
-use windrow_queue::{
-    BatchId, Due, Enqueued, JobArgs, NewJob, Tenant, journal,
-    store::{NewBatch, TokenDigest},
-};
+use windrow_queue::{BatchId, Due, Enqueued, JobArgs, NewJob, Tenant, journal, store::NewBatch};
 
 use crate::{
     book::{Answer, FastSent},
@@ -288,30 +284,4 @@ async fn fast(stage: &Stage, random: &mut StdRng) -> anyhow::Result<()> {
         book.fast.insert(job.id.0, sent);
     }
     Ok(())
-}
-
-/// The outside world: calls back where it was asked to, each time it is asked, and looks again after an error.
-pub(crate) async fn call_back(stage: &Stage, stop: &AtomicBool) {
-    let payload = serde_json::value::to_raw_value(&serde_json::json!({"ok": true})).expect("it is JSON");
-    while !stop.load(Ordering::Relaxed) {
-        sleep(Duration::from_millis(200)).await;
-        // Some come at once and some after a while; the deadline is 3 s.
-        let waiting = sqlx::query(
-            "SELECT digest FROM chaos_token WHERE answer AND answers = 0
-               AND at < clock_timestamp() - make_interval(secs => (get_byte(digest, 0) % 5) * 0.5)",
-        );
-        let Ok(rows) = waiting.fetch_all(&stage.looking).await else { continue };
-        for row in rows {
-            let digest: Vec<u8> = row.get(0);
-            let Ok(digest) = <[u8; 16]>::try_from(digest) else { continue };
-            // Twice: the second is a duplicate, or the first when that one's answer was lost.
-            for _ in 0..2 {
-                if journal::call_back(&stage.database, TokenDigest(digest), &payload).await.is_ok() {
-                    // Not noted: called again, which is harmless.
-                    let noted = sqlx::query("UPDATE chaos_token SET answers = answers + 1 WHERE digest = $1");
-                    let _ = noted.bind(digest.as_slice()).execute(&stage.looking).await;
-                }
-            }
-        }
-    }
 }

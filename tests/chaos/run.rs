@@ -19,8 +19,9 @@ use crate::{
     evidence::Evidence,
     inject::{Injected, carry_out, watch},
     kinds::{FAST, JOURNALED, SETS},
+    outside::{call_back, redrive},
     plan::plan,
-    producer::{PRODUCERS, call_back, produce},
+    producer::{PRODUCERS, produce},
     report::Report,
     stage::Stage,
 };
@@ -51,12 +52,15 @@ pub(crate) async fn run(asked: Asked) -> anyhow::Result<bool> {
     if let Some(why) = &stage.no_skew {
         eprintln!("chaos: no clock is set wrong: {why}");
     }
-    let (poison, stop) = (seconds >= POISON_FROM, Arc::new(AtomicBool::new(false)));
+    let poison = seconds >= POISON_FROM;
+    let [over, done] = [(); 2].map(|()| Arc::new(AtomicBool::new(false)));
     let mut background = JoinSet::new();
     let watched = Arc::clone(&stage);
     background.spawn(async move { watch(&watched, poison).await });
-    let (outside, stopping) = (Arc::clone(&stage), Arc::clone(&stop));
-    background.spawn(async move { call_back(&outside, &stopping).await });
+    let (outside, stop) = (Arc::clone(&stage), Arc::clone(&done));
+    background.spawn(async move { call_back(&outside, &stop).await });
+    let (outside, stop) = (Arc::clone(&stage), Arc::clone(&over));
+    let operator = tokio::spawn(async move { redrive(&outside, &stop).await });
 
     let until = stage.clock.at(seconds * 1000);
     let mut producers = JoinSet::new();
@@ -76,6 +80,8 @@ pub(crate) async fn run(asked: Asked) -> anyhow::Result<bool> {
     for produced in producers.join_all().await {
         produced?;
     }
+    over.store(true, Ordering::Relaxed);
+    operator.await?;
     let calm_from_ms = stage.clock.now_ms();
     eprintln!("chaos: {calm_from_ms:>7} ms  all faults are over");
     for fault in &injected {
@@ -84,7 +90,7 @@ pub(crate) async fn run(asked: Asked) -> anyhow::Result<bool> {
         }
     }
     let standing = drain(&stage, calm_from_ms).await;
-    stop.store(true, Ordering::Relaxed);
+    done.store(true, Ordering::Relaxed);
     let drained_ms = stage.clock.now_ms() - calm_from_ms;
     background.shutdown().await;
     for node in &stage.nodes {
