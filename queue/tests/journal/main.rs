@@ -8,6 +8,7 @@ mod closing;
 mod completing;
 mod enqueuing;
 mod faults;
+mod lost;
 mod outbox;
 mod parking;
 mod sql;

@@ -330,6 +330,50 @@ async fn a_redis_that_is_wiped_again_meanwhile_is_healed_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_restarts_meanwhile_is_asked_for_everything_again() {
+    let (pool, queue) = (database().await, queue());
+    let options = RedisOptions { aof: true, ..RedisOptions::default() };
+    let server = tokio::task::spawn_blocking(|| RedisServer::start(options).unwrap()).await.unwrap();
+    let store = Store::new(&store::Config { url: server.url(), ..store::Config::default() }).unwrap();
+    let mut scheduler = scheduler(&pool, &store, &[&queue]);
+    assert_eq!(scheduler.look().await.count("found"), 0, "the row is made");
+    assert_eq!(scheduler.look().await.count("found"), 1);
+    assert!(scheduler.reconciler.run_once().await.unwrap().is_empty());
+    // With all of its data but perhaps the last second's, among it the mark of the pass.
+    let server = tokio::task::spawn_blocking(move || {
+        server.restart().unwrap();
+        server
+    });
+    let server = server.await.unwrap();
+    until("Redis answers", async || store.ping().await.is_ok()).await;
+    scheduler.heal().await;
+    assert_eq!(field(&server, &queue, "epoch"), Some(epoch(&pool, &queue).await));
+    assert_eq!(scheduler.look_and_heal().await.0, 1);
+    assert_eq!(scheduler.counted(&queue, "restarted"), 1);
+    assert_eq!(scheduler.look_and_heal().await, (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn however_many_schedulers_watch_a_beat_is_raised_about_once_a_second() {
+    let (pool, queue, (server, store)) = (database().await, queue(), server().await);
+    let mut all: Vec<Scheduler> = (0..3).map(|_| scheduler(&pool, &store, &[&queue])).collect();
+    all[0].settle().await;
+    let beats = async || count(&pool, "SELECT beat FROM redis_watch").await;
+    let (began, before) = (tokio::time::Instant::now(), beats().await);
+    let looks = all.iter_mut().map(async |scheduler| {
+        while began.elapsed() < Duration::from_secs(3) {
+            assert!(scheduler.watch.run_once().await.unwrap().is_empty());
+        }
+    });
+    futures::future::join_all(looks).await;
+    let most = began.elapsed().as_millis() / 800 + 1;
+    let raised = beats().await - before;
+    assert!(raised >= 2 && u128::try_from(raised).unwrap() <= most, "{raised} of {most}");
+    let in_redis: i64 = field(&server, &queue, "beat").unwrap().parse().unwrap();
+    assert_eq!(in_redis, beats().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_queue_that_fails_does_not_hold_up_the_others() {
     let (pool, (server, store)) = (database().await, server().await);
     let (sick, well) = (queue(), queue());
