@@ -72,16 +72,19 @@ impl Run {
         println!("lost {}, duplicated {}", self.jobs - jobs, rows - jobs);
         assert_eq!((rows, jobs), (self.jobs, self.jobs), "effects, and jobs that had one");
         assert_eq!(self.place.count("SELECT count(*) FROM job_closed").await, 0, "something died");
-        let (mut found, mut put_back, mut ghosts) = (0.0, 0.0, 0.0);
+        let (mut found, mut put_back, mut ghosts, mut healing) = (0.0, 0.0, 0.0, 0.0);
         for scheduler in &self.schedulers {
             let outcome = format!("outcome=\"{what}\"");
             found += scheduler.metric("windrow_redis_found_total", &[r#"queue="scoring""#, &outcome]).await;
+            healing += scheduler.metric("windrow_redis_heal_seconds_sum", &[]).await;
             put_back += scheduler.metric("windrow_tidied_total", &[r#"outcome="put_back""#]).await;
         }
         for worker in &self.workers {
             ghosts += worker.metric("windrow_jobs_ghost_total", &[]).await;
         }
-        println!("found {found} times, put back {put_back}, acknowledged unrun {ghosts}");
+        println!(
+            "found {found} times, put back {put_back}, acknowledged unrun {ghosts}; {healing:.1} s from findings to all being back, of all queues"
+        );
         assert_eq!(found, 1.0);
     }
 }
