@@ -1,9 +1,9 @@
 //! What becomes of a job whose unique key is taken: it is answered with the one that stands, which may take over something of it.
 //!
 //! Only a live row whose time has not come is changed, and no member of a batch, which counts it as what it was. It goes on in a
-//! new generation with a new outbox row: the member that Redis holds is a ghost, which the start check acknowledges unrun. One
-//! that runs before its time by Postgres' clock (a retry that was mirrored late) loses its row with the generation, so that args
-//! which were replaced never have effects.
+//! new generation with a new outbox row: the member that Redis holds is a ghost, which the relay takes out with that row, and
+//! which the start check acknowledges unrun until then. One that runs before its time by Postgres' clock (a retry that was
+//! mirrored late) loses its row with the generation, so that args which were replaced never have effects.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 

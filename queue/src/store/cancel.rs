@@ -26,11 +26,31 @@ impl Store {
     /// # Errors
     /// When Redis is away: some may be cancelled. Asking again is safe, and answers `Unknown` for those that were.
     pub async fn cancel(&self, queue: &QueueName, members: &[Member]) -> Result<Vec<Cancelled>, StoreError> {
+        self.cancel_with(queue, members, "").await
+    }
+
+    /// Takes out what waits for nothing: members of journaled jobs that have gone on in a later generation. The start check would
+    /// acknowledge them unrun, but until they are due they are listed, counted, and take room. One that runs is left alone.
+    /// Returns how many were taken out.
+    ///
+    /// # Errors
+    /// When Redis is away: some may be out. Asking again is safe.
+    pub async fn take_out(&self, queue: &QueueName, members: &[Member]) -> Result<usize, StoreError> {
+        let answers = self.cancel_with(queue, members, "w").await?;
+        Ok(answers.iter().filter(|answer| **answer == Cancelled::Done).count())
+    }
+
+    async fn cancel_with(
+        &self,
+        queue: &QueueName,
+        members: &[Member],
+        mode: &str,
+    ) -> Result<Vec<Cancelled>, StoreError> {
         let keys = Keys::new(queue);
         let mut answers = Vec::with_capacity(members.len());
         for chunk in members.chunks(CHUNK) {
             let mut call = CANCEL.call(&keys, None, self.clock());
-            call.arg(chunk.len());
+            call.arg(chunk.len()).arg(mode);
             for member in chunk {
                 call.arg(member.to_bytes());
             }

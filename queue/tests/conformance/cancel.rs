@@ -40,6 +40,21 @@ async fn jobs_that_wait_are_gone_at_once() {
 }
 
 #[tokio::test]
+async fn what_is_taken_out_is_gone_if_it_waits_and_is_left_alone_if_it_runs() {
+    let rig = Rig::new().await;
+    let members = rig.put_many(3).await;
+    let mut worker = rig.worker().await;
+    let claim = worker.claim(1).await.pop().unwrap();
+    assert_eq!(rig.store.take_out(&rig.queue, &members).await.unwrap(), 2);
+    let snapshot = rig.audit().await;
+    assert_eq!(snapshot.jobs.keys().cloned().collect::<Vec<_>>(), [claim.member.to_bytes()]);
+    assert!(snapshot.stopping.is_empty() && ok(worker.session.heartbeat().await.unwrap()).cancelled.is_empty());
+    worker.finish(&[outcome(&claim, Finish::Release)]).await;
+    assert_eq!(worker.claim_members(10).await, [claim.member], "it runs on as if nobody had asked");
+    rig.audit().await;
+}
+
+#[tokio::test]
 async fn a_job_that_runs_is_told_and_does_not_come_back() {
     let rig = Rig::new().await;
     let members = rig.put_many(6).await;

@@ -13,6 +13,9 @@
 //! What Redis refuses (a queue is full) or does not answer goes back into the outbox with a delay, and the queue into
 //! back-off: the other queues go on, and the rows of that one are not even read.
 //!
+//! A job that goes on in a new generation (it was replaced, rescheduled, called back, redriven) leaves the member of the one
+//! before in Redis, which nothing but its due time would take out: the relay does, before it sends the new one.
+//!
 //! **Waking.** A relay with nothing to do says so in `relay_flag`, looks once more, and sleeps; only then do enqueuers
 //! NOTIFY. One that enqueued just before the flag was set and committed just after the look is found by polling: soon at
 //! first, then once a second.
@@ -21,7 +24,7 @@ mod listen;
 mod pause;
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -30,8 +33,9 @@ use futures::future::join_all;
 use sqlx::PgPool;
 use tokio::{sync::Notify, time::Instant};
 use windrow_queue::{
-    Kind, QueueName,
+    JobId, Kind, Member, QueueName,
     error::fingerprint,
+    id::Generation,
     journal::{self, CloseState, Closing, OutboxLane, OutboxRow, RelayJob},
     store::Store,
 };
@@ -209,12 +213,20 @@ impl Relay {
         }
         let (store, timeout) = (&self.store, self.config.timeout);
         let answers = join_all(queues.into_iter().map(|(queue, jobs)| async move {
+            let all: Vec<&OutboxRow> = jobs.iter().map(|(row, _)| *row).collect();
+            let (jobs, superseded) = latest(jobs);
             let (rows, jobs): (Vec<&OutboxRow>, Vec<RelayJob>) = jobs.into_iter().unzip();
-            let answer = tokio::time::timeout(timeout, store.relay(&queue, &jobs)).await;
-            (queue, rows, answer)
+            let answer = tokio::time::timeout(timeout, async {
+                if !superseded.is_empty() {
+                    store.take_out(&queue, &superseded).await?;
+                }
+                store.relay(&queue, &jobs).await
+            })
+            .await;
+            (queue, rows, all, answer)
         }))
         .await;
-        for (queue, rows, answer) in answers {
+        for (queue, rows, all, answer) in answers {
             let relayed = |outcome: &str, rows: usize| {
                 let rows = u64::try_from(rows).unwrap_or(u64::MAX);
                 self.metrics.relayed.with_label_values(&[queue.as_str(), outcome]).inc_by(rows);
@@ -246,9 +258,9 @@ impl Relay {
                 Ok(Err(error)) => error.to_string(),
                 Err(_) => format!("Redis did not answer within {timeout:?}"),
             };
-            counts.unavailable += relayed("unavailable", rows.len());
+            counts.unavailable += relayed("unavailable", all.len());
             let delay = self.pauses.begin(&queue, &reason);
-            journal::put_back(&mut tx, &rows, delay).await?;
+            journal::put_back(&mut tx, &all, delay).await?;
         }
         tx.commit().await?;
         // A lane that gave all it was asked for has more; it stands behind the others now.
@@ -263,6 +275,26 @@ impl Relay {
         }
         Ok(counts)
     }
+}
+
+/// The last generation of each job, in their order, and the members that it supersedes: those of rows that are left out here,
+/// and the one before each, which another relay put into Redis. They would be acknowledged unrun; taken out first, they give
+/// their room to what follows them.
+fn latest(jobs: Vec<(&OutboxRow, RelayJob)>) -> (Vec<(&OutboxRow, RelayJob)>, Vec<Member>) {
+    if jobs.iter().all(|(row, _)| row.key().1 <= 1) {
+        return (jobs, Vec::new());
+    }
+    let mut last: HashMap<JobId, Generation> = HashMap::new();
+    for (id, generation) in jobs.iter().map(|(row, _)| row.key()) {
+        let last = last.entry(id).or_insert(generation);
+        *last = generation.max(*last);
+    }
+    let before = |(row, _): &(&OutboxRow, RelayJob)| {
+        let (id, generation) = row.key();
+        (generation > 1).then(|| Member::journaled(id, generation - 1))
+    };
+    let superseded = jobs.iter().filter_map(before).collect();
+    (jobs.into_iter().filter(|(row, _)| last.get(&row.key().0) == Some(&row.key().1)).collect(), superseded)
 }
 
 impl Service for Relay {

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use sqlx::PgPool;
 use tokio::sync::Notify;
 use windrow_queue::{
-    Band, Member, Tenant, journal,
+    Band, Due, JobId, Member, NewJob, OnConflict, QueueName, Tenant, UniqueScope, journal,
     store::{self, Store},
 };
 use windrow_scheduler::{
@@ -14,7 +14,7 @@ use windrow_scheduler::{
     service::{Done, Pace, Service},
 };
 
-use crate::support::{count, database, enqueue, job, queue, redis};
+use crate::support::{count, database, enqueue, job, queue, redis, redis_url};
 
 fn relay(pool: &PgPool, store: &Store) -> Relay {
     let metrics = Metrics::new(&prometheus::Registry::new());
@@ -135,6 +135,79 @@ async fn a_full_queue_keeps_its_jobs_in_the_outbox_and_holds_up_no_other() {
     assert_eq!(batches.iter().map(|done| done.count("relayed")).sum::<u64>(), 5);
     assert_eq!(store.counts(&other).await.unwrap().ready, 5);
     assert_eq!(count(&pool, "SELECT count(*) FROM job_outbox").await, 20, "refused, not lost");
+}
+
+/// The same job, for a time so many seconds from now.
+fn unique(queue: &QueueName, on_conflict: OnConflict, seconds: u64) -> NewJob {
+    job(queue).unique_for("same", UniqueScope::UntilFinal, on_conflict).due(Due::In(Duration::from_secs(seconds)))
+}
+
+/// Generations of a job that Redis knows, of the first ten.
+async fn generations(store: &Store, queue: &QueueName, id: JobId) -> Vec<i32> {
+    let mut known = Vec::new();
+    for generation in 1..=10 {
+        if store.status(queue, Member::journaled(id, generation)).await.unwrap().is_some() {
+            known.push(generation);
+        }
+    }
+    known
+}
+
+#[tokio::test]
+async fn of_a_job_that_is_replaced_and_rescheduled_redis_knows_the_last_generation_only() {
+    let (pool, store, queue) = (database().await, redis().await, queue());
+    let mut relay = relay(&pool, &store);
+    let first = unique(&queue, OnConflict::Ignore, 3600);
+    enqueue(&pool, &[first.clone(), job(&queue)]).await;
+    drain(&mut relay).await;
+    assert_eq!(generations(&store, &queue, first.id).await, [1]);
+
+    enqueue(&pool, &[unique(&queue, OnConflict::Replace, 60)]).await;
+    drain(&mut relay).await;
+    assert_eq!(generations(&store, &queue, first.id).await, [2]);
+
+    // Two generations that no relay has seen.
+    for seconds in [7200, 9000] {
+        enqueue(&pool, &[unique(&queue, OnConflict::Reschedule, seconds)]).await;
+    }
+    let batches = drain(&mut relay).await;
+    assert_eq!(batches.iter().map(|done| done.count("relayed")).sum::<u64>(), 1, "what is over already is not sent");
+    assert_eq!(generations(&store, &queue, first.id).await, [4]);
+    let counts = store.counts(&queue).await.unwrap();
+    assert_eq!((counts.scheduled, counts.ready), (1, 1), "the other job is as it was");
+    assert_eq!(count(&pool, "SELECT count(*) FROM job_outbox").await, 0);
+}
+
+#[tokio::test]
+async fn a_relay_that_dies_after_it_took_an_old_generation_out_loses_nothing() {
+    let (pool, store, queue) = (database().await, redis().await, queue());
+    let first = unique(&queue, OnConflict::Ignore, 3600);
+    enqueue(&pool, std::slice::from_ref(&first)).await;
+    drain(&mut relay(&pool, &store)).await;
+    enqueue(&pool, &[unique(&queue, OnConflict::Replace, 3600)]).await;
+    let mut tx = pool.begin().await.unwrap();
+    let lanes = journal::lanes(&pool, None, 10, &[]).await.unwrap();
+    assert_eq!(journal::take(&mut tx, &lanes, 500).await.unwrap().len(), 1);
+    assert_eq!(store.take_out(&queue, &[Member::journaled(first.id, 1)]).await.unwrap(), 1);
+    drop(tx);
+    assert_eq!(generations(&store, &queue, first.id).await, [0; 0]);
+    drain(&mut relay(&pool, &store)).await;
+    assert_eq!(generations(&store, &queue, first.id).await, [2]);
+}
+
+#[tokio::test]
+async fn in_a_full_queue_a_replaced_job_has_the_room_of_the_one_it_was() {
+    let pool = database().await;
+    let url = redis_url().await;
+    let store = Store::new(&store::Config { url, max_jobs: 1, ..store::Config::default() }).unwrap();
+    let (queue, mut relay) = (queue(), relay(&pool, &store));
+    let first = unique(&queue, OnConflict::Ignore, 3600);
+    enqueue(&pool, std::slice::from_ref(&first)).await;
+    drain(&mut relay).await;
+    enqueue(&pool, &[unique(&queue, OnConflict::Replace, 3600)]).await;
+    drain(&mut relay).await;
+    assert_eq!(generations(&store, &queue, first.id).await, [2]);
+    assert_eq!(count(&pool, "SELECT count(*) FROM job_outbox").await, 0, "it was not refused");
 }
 
 #[tokio::test]

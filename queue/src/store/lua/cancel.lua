@@ -1,14 +1,15 @@
--- Cancels jobs. ARGV 3 number (at most 100); then the members.
--- Returns a letter for each: d it waited and is gone, s it runs and is told to stop, u not known.
+-- Cancels jobs. ARGV 3 number (at most 100), 4 'w' if what runs is to be left alone, or ''; then the members.
+-- Returns a letter for each: d it waited and is gone, s it runs and, unless it is left alone, is told to stop, u not known.
 -- The entry of a ready job stays in its lane: claims pass over members that have no envelope. Until one does, TOMB remembers the
 -- member, so that a producer who asks again for the same job does not put it into the lane twice.
 local now = now_ms()
 local members, count = {}, at_most(100, 3)
+local stops = ARGV[4] ~= 'w'
 if count == 0 then
   return ''
 end
 for i = 1, count do
-  members[i] = ARGV[3 + i]
+  members[i] = ARGV[4 + i]
 end
 local envelopes = call('HMGET', JOBS, unpack(members))
 local due, parked, poison = call('ZMSCORE', SCHED, unpack(members)), call('ZMSCORE', PARKED, unpack(members)),
@@ -51,7 +52,9 @@ for i = 1, count do
     codes[i] = running[m] and 's' or 'u'
   elseif running[m] then
     codes[i] = 's'
-    stop[#stop + 1] = m
+    if stops then
+      stop[#stop + 1] = m
+    end
   else
     codes[i] = 'd'
     over[#over + 1] = m
