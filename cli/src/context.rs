@@ -50,18 +50,40 @@ impl Context {
         if !["postgres://", "postgresql://"].iter().any(|scheme| config.url.starts_with(scheme)) {
             return Err(self.loaded.refuse("database.url", DATABASE_URL).into());
         }
-        // Not the error's words: they may quote a part of the URL.
-        Ok(database::pool(config).map_err(|_| self.loaded.refuse("database.url", DATABASE_URL))?)
+        database::pool(config).map_err(|error| self.bad_database("database.url", error))
     }
 
-    /// Postgres for LISTEN: one connection, past a pooler.
+    /// Postgres for LISTEN: one connection, past a pooler. `None`: there is no way past it.
     ///
     /// # Errors
     /// The setting that is wrong.
-    pub(crate) fn direct_database(&self) -> anyhow::Result<PgPool> {
+    pub(crate) fn direct_database(&self) -> anyhow::Result<Option<PgPool>> {
         let config = &self.loaded.settings.database;
         let name = if config.direct_url.is_empty() { "database.url" } else { "database.direct_url" };
-        Ok(windrow_scheduler::listen_pool(config).map_err(|_| self.loaded.refuse(name, DATABASE_URL))?)
+        windrow_scheduler::listen_pool(config).map_err(|error| self.bad_database(name, error))
+    }
+
+    /// Postgres for migrations, which take a lock of their session: past a pooler.
+    ///
+    /// # Errors
+    /// The setting that is missing or wrong.
+    pub(crate) fn migrating_database(&self) -> anyhow::Result<PgPool> {
+        self.database()?;
+        self.direct_database()?.ok_or_else(|| {
+            let advice = "is needed to migrate: database.prepared is off, so database.url leads through a pooler, which does not \
+                          keep the session whose lock a migration holds";
+            self.loaded.refuse("database.direct_url", advice).into()
+        })
+    }
+
+    fn bad_database(&self, name: &str, error: sqlx::Error) -> anyhow::Error {
+        match error {
+            sqlx::Error::Configuration(error) if error.is::<database::Unbridged>() => {
+                self.loaded.refuse(name, error.to_string()).into()
+            }
+            // Not the error's words: they may quote a part of the URL.
+            _ => self.loaded.refuse(name, DATABASE_URL).into(),
+        }
     }
 }
 

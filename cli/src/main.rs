@@ -91,7 +91,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
 }
 
 async fn migrate(context: &Context) -> anyhow::Result<()> {
-    let database = context.database()?;
+    let database = context.migrating_database()?;
     windrow_queue::database::migrate(&database).await?;
     windrow_queue::journal::register_kinds(&database, &kinds::catalog()).await?;
     context.output.show(&serde_json::json!({ "migrated": true }), || "the schema is up to date".to_owned())

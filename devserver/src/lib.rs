@@ -1,4 +1,4 @@
-//! Private Redis and PostgreSQL instances for `windrow dev`, tests and benchmarks.
+//! Private Redis, PostgreSQL and pgbouncer instances for `windrow dev`, tests and benchmarks.
 //!
 //! Every instance has its own data folder, its own free port on 127.0.0.1 and its own random password. A server that
 //! somebody else runs, on the default port or elsewhere, is never touched.
@@ -23,6 +23,7 @@ mod account;
 mod error;
 pub mod find;
 mod home;
+mod pgbouncer;
 mod postgres;
 mod process;
 mod random;
@@ -34,6 +35,7 @@ mod shared;
 mod watchdog;
 
 pub use error::Error;
+pub use pgbouncer::PgBouncer;
 pub use postgres::{PostgresOptions, PostgresServer};
 pub use redis::{RedisOptions, RedisServer};
 pub use redis_cluster::{ClusterOptions, RedisCluster};

@@ -202,6 +202,14 @@ impl PostgresServer {
         self.sql(&format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)"))
     }
 
+    pub(crate) fn user(&self) -> &'static str {
+        USER
+    }
+
+    pub(crate) fn password(&self) -> &str {
+        &self.password
+    }
+
     /// The port on 127.0.0.1, the same over all restarts.
     #[must_use]
     pub fn port(&self) -> u16 {

@@ -1,7 +1,10 @@
 //! Postgres: pool, migrations, and the settings without which a stopped worker could hold a job's row for ever.
 
+mod bridge;
+
 use std::time::Duration;
 
+pub use bridge::Unbridged;
 use serde::{Deserialize, Serialize};
 use sqlx::{
     PgPool,
@@ -21,8 +24,11 @@ pub const MIN_SERVER_VERSION: i32 = 150_000;
 pub struct Config {
     /// `postgres://user:password@host:port/database?sslmode=verify-full`.
     pub url: String,
-    /// A direct connection for LISTEN, where `url` leads through pgbouncer in transaction mode. Empty: the same as `url`.
+    /// The same database past pgbouncer, where `url` leads through it: for LISTEN and migrations. Empty: the same as `url`.
     pub direct_url: String,
+    /// Whether `url` leads to something that knows prepared statements: PostgreSQL itself, or pgbouncer from 1.21 on. Off for
+    /// an older pgbouncer in transaction mode; then each statement is planned whenever it is executed.
+    pub prepared: bool,
     /// Connections of this process, at most. Many small pools keep the dead-row horizon short.
     pub max_connections: u32,
     /// How long to wait for a free connection.
@@ -35,6 +41,7 @@ impl Default for Config {
         Self {
             url: String::new(),
             direct_url: String::new(),
+            prepared: true,
             max_connections: 8,
             acquire_timeout: Duration::from_secs(5),
         }
@@ -51,17 +58,32 @@ impl std::fmt::Debug for Config {
 /// A pool that connects when it is first used: a Postgres that is down delays work and stops no process.
 ///
 /// # Errors
-/// When the URL is not one.
+/// When the URL is not one, or goes not together with `prepared = false` ([`Unbridged`], as `Configuration`).
 pub fn pool(config: &Config) -> Result<PgPool, sqlx::Error> {
     let options: PgConnectOptions = config.url.parse()?;
-    Ok(PgPoolOptions::new()
-        .max_connections(config.max_connections)
-        .acquire_timeout(config.acquire_timeout)
-        .connect_lazy_with(options.application_name("windrow")))
+    // Floats come in binary: the driver's wish for more digits in texts is one that pgbouncer does not know.
+    let options = options.application_name("windrow").extra_float_digits(None);
+    let pool = PgPoolOptions::new().max_connections(config.max_connections).acquire_timeout(config.acquire_timeout);
+    if config.prepared { Ok(pool.connect_lazy_with(options)) } else { bridge::pool(pool, options) }
+}
+
+/// A pool past the pooler, of so many connections. `None`: there is a pooler, and no way past it.
+///
+/// # Errors
+/// When the URL is not one.
+pub fn direct_pool(config: &Config, max_connections: u32) -> Result<Option<PgPool>, sqlx::Error> {
+    let url = match (&config.direct_url, config.prepared) {
+        (url, true) if url.is_empty() => &config.url,
+        (url, false) if url.is_empty() => return Ok(None),
+        (url, _) => url,
+    };
+    pool(&Config { url: url.clone(), prepared: true, max_connections, ..config.clone() }).map(Some)
 }
 
 /// Brings the schema up to date, and sets for this role in this database what keeps a stopped process from holding locks:
 /// an idle transaction ends before a lease does, a lock is waited for 2 s, a dead peer is noticed within seconds.
+///
+/// It holds a lock of its session: not through a pooler in transaction mode, see [`direct_pool`].
 ///
 /// # Errors
 /// When a migration fails; those before it stand.

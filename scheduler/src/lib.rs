@@ -72,8 +72,8 @@ pub struct Deps {
     pub store: Store,
     /// Postgres.
     pub database: PgPool,
-    /// Postgres without a pooler in between, for LISTEN; see [`listen_pool`].
-    pub direct: PgPool,
+    /// Postgres without a pooler in between, for LISTEN; see [`listen_pool`]. `None`: the relay polls.
+    pub direct: Option<PgPool>,
     /// The kinds that exist, and with them the queues.
     pub catalog: Catalog,
     /// The contents of `schedules.toml`; `None` leaves the table as it is.
@@ -86,14 +86,13 @@ pub struct Deps {
     pub health: Health,
 }
 
-/// A pool of one connection to `database.direct_url`, or to `database.url` where that is empty.
+/// A pool of one connection to `database.direct_url`, or to `database.url` where that is empty. `None`: that one leads through a
+/// pooler which keeps no LISTEN.
 ///
 /// # Errors
 /// When the URL is not one.
-pub fn listen_pool(config: &database::Config) -> Result<PgPool, sqlx::Error> {
-    let url = if config.direct_url.is_empty() { &config.url } else { &config.direct_url };
-    let max_connections = 1;
-    database::pool(&database::Config { url: url.clone(), max_connections, ..config.clone() })
+pub fn listen_pool(config: &database::Config) -> Result<Option<PgPool>, sqlx::Error> {
+    database::direct_pool(config, 1)
 }
 
 /// Runs all services until the shutdown asks for the end; what each is doing then is finished, unless it is asked to end at
@@ -111,7 +110,12 @@ pub async fn run(config: Config, deps: Deps, shutdown: Shutdown) -> anyhow::Resu
     let mut tasks = Tasks { set: JoinSet::new(), metrics: metrics.clone(), health, shutdown: shutdown.clone() };
 
     let stop = shutdown.soft.clone();
-    tasks.set.spawn(relay::listen(direct, Arc::clone(&wake), stop));
+    match direct {
+        Some(direct) => drop(tasks.set.spawn(relay::listen(direct, Arc::clone(&wake), stop))),
+        None => {
+            tracing::info!("database.direct_url is not set: the relay polls each second while it has nothing to do")
+        }
+    }
     let pg = || database.clone();
     let registering = journal::keep_registering(pg(), catalog.clone());
     let stop = shutdown.soft.clone();

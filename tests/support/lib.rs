@@ -17,9 +17,9 @@ use std::{sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
-use sqlx::{ConnectOptions, PgPool};
+use sqlx::PgPool;
 use tokio::task::JoinHandle;
-use windrow_devserver::{PostgresOptions, PostgresServer, RedisOptions, RedisServer};
+use windrow_devserver::{PgBouncer, PostgresOptions, PostgresServer, RedisOptions, RedisServer};
 use windrow_queue::{
     Catalog, Handler, JobArgs, JobContext, JobResult, Kind, NewJob, Policy, QueueName, database,
     health::Health,
@@ -46,8 +46,12 @@ pub struct Stage {
     pub store: Store,
     /// A fresh, migrated database.
     pub database: PgPool,
+    /// The same past a pooler, for LISTEN.
+    pub direct: Option<PgPool>,
     /// Its PostgreSQL, if it is not shared with the other tests of this process.
     pub postgres: Option<PostgresServer>,
+    /// The pooler through which `database` leads, if there is one.
+    pub pooler: Option<PgBouncer>,
 }
 
 impl Stage {
@@ -69,12 +73,30 @@ impl Stage {
         Self::build(StoreConfig::default().lease, url, Some(postgres)).await
     }
 
+    /// Starts the servers, with a pgbouncer in transaction mode, which gives each transaction another connection.
+    pub async fn behind_pgbouncer(listens: bool) -> Self {
+        let mut stage = Self::with_postgres().await;
+        let postgres = stage.postgres.as_ref().expect("it was just started");
+        let pooler = pgbouncer(postgres);
+        let config = database::Config {
+            url: postgres.url_through(pooler.port(), "windrow"),
+            direct_url: if listens { postgres.url("windrow") } else { String::new() },
+            prepared: false,
+            ..database::Config::default()
+        };
+        stage.database = database::pool(&config).unwrap();
+        stage.direct = database::direct_pool(&config, 1).unwrap();
+        stage.pooler = Some(pooler);
+        stage
+    }
+
     async fn build(lease: Duration, url: String, postgres: Option<PostgresServer>) -> Self {
         let redis = RedisServer::start(RedisOptions { aof: true, ..RedisOptions::default() }).expect("Redis starts");
         let store = Store::new(&StoreConfig { url: redis.url(), lease, ..StoreConfig::default() }).unwrap();
-        let database = database::pool(&database::Config { url, ..database::Config::default() }).unwrap();
+        let config = database::Config { url, ..database::Config::default() };
+        let (database, direct) = (database::pool(&config).unwrap(), database::direct_pool(&config, 1).unwrap());
         database::migrate(&database).await.unwrap();
-        Self { redis, store, database, postgres }
+        Self { redis, store, database, direct, postgres, pooler: None }
     }
 
     /// Starts a worker in this process.
@@ -100,21 +122,25 @@ impl Stage {
 
     /// Starts a scheduler in this process, without schedules of its own.
     pub fn scheduler(&self) -> Scheduler {
+        self.scheduler_with(windrow_scheduler::Config::default())
+    }
+
+    /// The same with settings.
+    pub fn scheduler_with(&self, config: windrow_scheduler::Config) -> Scheduler {
         let registry = prometheus::Registry::new();
         let health = Health::default();
         let shutdown = Shutdown::new();
-        let url = self.database.connect_options().to_url_lossy().to_string();
         let deps = windrow_scheduler::Deps {
             store: self.store.clone(),
             database: self.database.clone(),
-            direct: windrow_scheduler::listen_pool(&database::Config { url, ..database::Config::default() }).unwrap(),
+            direct: self.direct.clone(),
             catalog: Catalog::default().with::<Number>().with::<Other>(),
             schedules: None,
             queue_metrics: QueueMetrics::new(&registry),
             registry,
             health: health.clone(),
         };
-        let task = tokio::spawn(windrow_scheduler::run(windrow_scheduler::Config::default(), deps, shutdown.clone()));
+        let task = tokio::spawn(windrow_scheduler::run(config, deps, shutdown.clone()));
         Scheduler { health, shutdown, task }
     }
 
@@ -175,6 +201,13 @@ impl Stage {
     pub async fn count(&self, sql: &'static str) -> i64 {
         sqlx::query_scalar(sql).fetch_one(&self.database).await.unwrap()
     }
+}
+
+/// A pgbouncer in transaction mode with few connections, which take turns: no two transactions of a client in a row meet the same
+/// one, unless all others are busy.
+#[must_use]
+pub fn pgbouncer(postgres: &PostgresServer) -> PgBouncer {
+    PgBouncer::start(postgres, 6, &[("server_round_robin", "1")]).expect("pgbouncer starts")
 }
 
 /// A worker that runs in this process.

@@ -10,12 +10,12 @@ cargo xtask test [--all] [filter…]   set up and run all tests; --all adds the 
 cargo xtask chaos [--seconds N] [--seed S] [--json]
                                      set up, then kill, freeze, cut off, wipe and restart processes and servers under load,
                                      and check that every job and every fire had its effect once
-cargo xtask setup                    find Redis 7.0 and PostgreSQL 15 or newer; install them where they are missing (apt),
-                                     or name the command that does
+cargo xtask setup                    find Redis 7.0, PostgreSQL 15 and (for the tests) pgbouncer 1.12 or newer; install them
+                                     where they are missing (apt), or name the command that does
 cargo xtask ci-check                 formatting and lints, with warnings as errors (what .ci/run does before the tests)
 
 No server that runs already is touched: the demonstration and the tests start their own, on free ports.
-WINDROW_REDIS_SERVER (a program) and WINDROW_POSTGRES_BIN (a folder) name the programs to use.";
+WINDROW_REDIS_SERVER, WINDROW_PGBOUNCER (programs) and WINDROW_POSTGRES_BIN (a folder) name the programs to use.";
 
 /// One of the repository's commands.
 #[derive(Debug, PartialEq, Eq)]

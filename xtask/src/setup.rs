@@ -1,4 +1,4 @@
-//! Finding Redis and PostgreSQL, and installing what is missing.
+//! Finding Redis, PostgreSQL and (for the tests) pgbouncer, and installing what is missing.
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal as _};
@@ -16,6 +16,9 @@ pub(crate) fn needed(variable: impl Fn(&str) -> Option<OsString>) -> Vec<Server>
         .map(|(server, _)| server)
         .collect()
 }
+
+/// Those that the tests start.
+pub(crate) const TESTED: [Server; 3] = [Server::Redis, Server::Postgres, Server::PgBouncer];
 
 /// Sees to it that the servers' programs are on this machine.
 pub(crate) fn ensure(servers: &[Server]) -> Result<(), String> {
@@ -48,6 +51,7 @@ fn find(server: Server) -> Result<String, FindError> {
     match server {
         Server::Redis => find::redis_server().map(|found| format!("{} in {}", found.version, found.path.display())),
         Server::Postgres => find::postgres().map(|found| format!("{} in {}", found.version, found.folder.display())),
+        Server::PgBouncer => find::pgbouncer().map(|found| format!("{} in {}", found.version, found.path.display())),
     }
 }
 
@@ -117,7 +121,7 @@ fn install(missing: &[Server]) -> Result<(), String> {
     let commands = manager.commands(missing);
     let (last, before) = commands.split_last().ok_or("the package manager has no commands")?;
     for command in before {
-        // One of several package sources being out of reach need not keep these two packages from being found.
+        // One of several package sources being out of reach need not keep these packages from being found.
         if let Err(error) = run(&rights.command_line(command)) {
             eprintln!("xtask: {error}; going on");
         }
@@ -128,7 +132,7 @@ fn install(missing: &[Server]) -> Result<(), String> {
     if Path::new("/run/systemd/system").exists() {
         eprintln!(
             "xtask: the packages may have started servers on the default ports. Windrow's demonstration and tests start \
-             their own; without another use for those: systemctl disable --now redis-server postgresql"
+             their own; without another use for those: systemctl disable --now redis-server postgresql pgbouncer"
         );
     }
     Ok(())
@@ -138,6 +142,7 @@ fn minimum(server: Server) -> find::Version {
     match server {
         Server::Redis => find::REDIS_MINIMUM,
         Server::Postgres => find::POSTGRES_MINIMUM,
+        Server::PgBouncer => find::PGBOUNCER_MINIMUM,
     }
 }
 

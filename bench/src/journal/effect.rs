@@ -168,7 +168,7 @@ async fn enqueue(pool: PgPool, jobs: Vec<NewJob>) -> Result<()> {
 fn scheduler(
     store: &windrow_queue::store::Store,
     database: PgPool,
-    direct: PgPool,
+    direct: Option<PgPool>,
     handlers: &Registry,
     shutdown: &Shutdown,
 ) -> JoinHandle<Result<()>> {

@@ -25,11 +25,25 @@ pub(super) async fn check(context: &Context) -> Looked {
     let patience = context.loaded.settings.database.acquire_timeout;
     let found = match tokio::time::timeout(patience, looked).await {
         Ok(Ok(looked)) => return looked,
+        Ok(Err(error)) if has_no_prepared_statements(&error) => {
+            return Finding::error(
+                PART,
+                format!("database.url leads through a pooler that knows nothing of prepared statements: {error}"),
+                "set database.prepared = false, or pgbouncer (1.21 or newer) max_prepared_statements",
+            )
+            .into();
+        }
         Ok(Err(error)) => format!("Postgres does not answer: {error}"),
         Err(_) => format!("Postgres does not answer within {patience:?} (database.acquire_timeout)"),
     };
     let advice = "start Postgres, or correct database.url (address, user, password, database, TLS)";
     Finding::error(PART, found, advice).into()
+}
+
+/// What was prepared in one connection is looked for in another, or is there already.
+fn has_no_prepared_statements(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    code.is_some_and(|code| ["26000", "42P05"].contains(&&*code))
 }
 
 async fn look(database: &mut PgConnection) -> Result<Looked, sqlx::Error> {

@@ -3,7 +3,7 @@
 use std::{path::Path, time::Duration};
 
 use anyhow::Context as _;
-use sqlx::{Connection as _, PgConnection};
+use sqlx::{ConnectOptions as _, Connection as _};
 use url::Url;
 use windrow_devserver::{Error, PostgresOptions, PostgresServer, RedisOptions, RedisServer};
 use windrow_queue::database;
@@ -112,8 +112,11 @@ pub(super) async fn prepare(context: &Context) -> anyhow::Result<()> {
     in_time(&redis, store.ping()).await?;
     let postgres = format!("the Postgres at {}", place(&settings.database.url));
     // Not through the pool, whose error after its own patience has no cause.
-    in_time(&postgres, PgConnection::connect(&settings.database.url)).await?.close().await?;
-    database::migrate(&database).await.with_context(|| format!("the schema of {postgres} cannot be brought up to date"))
+    in_time(&postgres, database.connect_options().connect()).await?.close().await?;
+    let migrating = context.migrating_database()?;
+    database::migrate(&migrating)
+        .await
+        .with_context(|| format!("the schema of {postgres} cannot be brought up to date"))
 }
 
 async fn in_time<T, E>(server: &str, answer: impl Future<Output = Result<T, E>>) -> anyhow::Result<T>

@@ -1,6 +1,6 @@
 //! Finding the servers' programs on this machine, and saying how to install what is missing.
 //!
-//! `WINDROW_REDIS_SERVER` (a program) and `WINDROW_POSTGRES_BIN` (a folder) name them outright; otherwise the first that is
+//! `WINDROW_REDIS_SERVER`, `WINDROW_PGBOUNCER` (programs) and `WINDROW_POSTGRES_BIN` (a folder) name them outright; otherwise the first that is
 //! new enough on `PATH` is taken, and then the newest in the folders where packages put them.
 
 mod package;
@@ -19,6 +19,9 @@ pub use version::Version;
 pub const REDIS_MINIMUM: Version = Version { major: 7, minor: 0, patch: 0 };
 /// The oldest PostgreSQL that will do.
 pub const POSTGRES_MINIMUM: Version = Version { major: 15, minor: 0, patch: 0 };
+
+/// The oldest pgbouncer that will do.
+pub const PGBOUNCER_MINIMUM: Version = Version { major: 1, minor: 12, patch: 0 };
 
 /// Folders, apart from `PATH`, that hold a server's programs; `*` stands for anything within one name.
 const REDIS_FOLDERS: &[&str] = &["/usr/bin", "/usr/sbin", "/usr/local/bin", "/opt/homebrew/bin", "/opt/local/bin"];
@@ -39,6 +42,15 @@ const POSTGRES_FOLDERS: &[&str] = &[
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RedisProgram {
     /// `redis-server`, or `valkey-server`, which distributions ship in its place.
+    pub path: PathBuf,
+    /// What it says its version is.
+    pub version: Version,
+}
+
+/// A pgbouncer program.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PgBouncerProgram {
+    /// The program.
     pub path: PathBuf,
     /// What it says its version is.
     pub version: Version,
@@ -130,6 +142,25 @@ pub fn postgres() -> Result<PostgresPrograms, FindError> {
     choose(Server::Postgres, POSTGRES_MINIMUM, on_path, elsewhere, |found| (found.version, found.folder.clone()))
 }
 
+/// Finds pgbouncer 1.12 or newer. Only tests need it.
+pub fn pgbouncer() -> Result<PgBouncerProgram, FindError> {
+    const VARIABLE: &str = "WINDROW_PGBOUNCER";
+    let describe = |found: &PgBouncerProgram| (found.version, found.path.clone());
+    if let Some(path) = env::var_os(VARIABLE).filter(|value| !value.is_empty()).map(PathBuf::from) {
+        let found = pgbouncer_at(&path).ok_or_else(|| FindError::Named {
+            variable: VARIABLE,
+            path: path.clone(),
+            expected: "a pgbouncer program",
+        })?;
+        return choose(Server::PgBouncer, PGBOUNCER_MINIMUM, vec![found], vec![], describe);
+    }
+    let in_folder = |folder: &PathBuf| pgbouncer_at(&folder.join("pgbouncer"));
+    let on_path = path_folders().iter().filter_map(in_folder).collect();
+    // Programs of that sort lie in the folders of Redis' servers.
+    let elsewhere = expand_all(REDIS_FOLDERS).iter().filter_map(in_folder).collect();
+    choose(Server::PgBouncer, PGBOUNCER_MINIMUM, on_path, elsewhere, describe)
+}
+
 /// The first on `PATH` that is new enough, or else the newest of the rest, or else what was wrong.
 fn choose<T>(
     server: Server,
@@ -156,6 +187,11 @@ fn choose<T>(
 fn redis_at(path: &Path) -> Option<RedisProgram> {
     let version = Version::of_redis(&version_output(path)?)?;
     Some(RedisProgram { path: path.to_owned(), version })
+}
+
+fn pgbouncer_at(path: &Path) -> Option<PgBouncerProgram> {
+    let version = Version::of_pgbouncer(&version_output(path)?)?;
+    Some(PgBouncerProgram { path: path.to_owned(), version })
 }
 
 fn postgres_at(folder: &Path) -> Option<PostgresPrograms> {

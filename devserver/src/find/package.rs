@@ -11,6 +11,8 @@ pub enum Server {
     Redis,
     /// The journal's store.
     Postgres,
+    /// A pooler in front of it, which tests put there.
+    PgBouncer,
 }
 
 impl fmt::Display for Server {
@@ -18,6 +20,7 @@ impl fmt::Display for Server {
         f.write_str(match self {
             Self::Redis => "Redis",
             Self::Postgres => "PostgreSQL",
+            Self::PgBouncer => "pgbouncer",
         })
     }
 }
@@ -62,6 +65,7 @@ impl PackageManager {
             (Self::Dnf, Server::Postgres) => "postgresql-server",
             (Self::Brew, Server::Postgres) => "postgresql@17",
             (_, Server::Postgres) => "postgresql",
+            (_, Server::PgBouncer) => "pgbouncer",
         }
     }
 
@@ -108,6 +112,7 @@ pub(super) fn advice(server: Server) -> String {
     let variable = match server {
         Server::Redis => "WINDROW_REDIS_SERVER to the redis-server program",
         Server::Postgres => "WINDROW_POSTGRES_BIN to the folder that holds initdb and postgres",
+        Server::PgBouncer => "WINDROW_PGBOUNCER to the pgbouncer program",
     };
     format!("{run} (`cargo xtask setup` does so on Debian and Ubuntu), or set {variable}")
 }
@@ -117,6 +122,7 @@ pub(super) fn upgrade_advice(server: Server) -> String {
     let source = match server {
         Server::Redis => "https://redis.io/docs/latest/operate/oss_and_stack/install/",
         Server::Postgres => "https://www.postgresql.org/download/",
+        Server::PgBouncer => "https://www.pgbouncer.org/install.html",
     };
     format!(
         "this system's packages may be no newer: use a newer release of the system, or the project's own packages ({source})"

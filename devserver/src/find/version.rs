@@ -26,6 +26,12 @@ impl Version {
         Self::parse(output.split_once("(PostgreSQL)")?.1.split_whitespace().next()?)
     }
 
+    /// Reads `PgBouncer 1.18.0`, the first of several lines.
+    #[must_use]
+    pub fn of_pgbouncer(output: &str) -> Option<Self> {
+        Self::parse(output.lines().find_map(|line| line.strip_prefix("PgBouncer "))?)
+    }
+
     /// Reads the leading numbers of `15.13`, `7.0.15` or `18beta1`.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
