@@ -87,7 +87,7 @@ async fn work(settings: &Settings, store: Store, database: PgPool, shutdown: Shu
     windrow_worker::run(config, deps, shutdown).await
 }
 
-async fn schedule(store: Store, database: PgPool, direct: PgPool, shutdown: Shutdown) -> anyhow::Result<()> {
+async fn schedule(store: Store, database: PgPool, direct: Option<PgPool>, shutdown: Shutdown) -> anyhow::Result<()> {
     let registry = prometheus::Registry::new();
     let catalog = catalog();
     let deps = windrow_scheduler::Deps {

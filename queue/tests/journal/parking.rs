@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 use sqlx::PgPool;
 use windrow_queue::{
     Decision, JobId, Member,
-    journal::{self, CallbackError, CloseState, Closing, Parked, start_check},
+    journal::{self, CallbackError, CloseState, Closing, Parked, StandingFilter, find_standing, start_check},
     store::{Callback, CalledBack, MAX_CALLBACK_BYTES, TokenDigest},
 };
 
@@ -306,6 +306,32 @@ async fn a_redriven_job_keeps_what_came_and_asks_again_for_what_did_not() {
         assert!(journal::redrive(&pool, id).await.unwrap());
         assert_eq!(called_back(&pool, id, 3).await.as_deref(), kept);
     }
+}
+
+#[tokio::test]
+async fn a_parked_job_is_seen_where_it_waits_and_comes_back_when_it_was_cancelled() {
+    let pool = database().await;
+    let id = one(&pool).await;
+    sqlx::query("UPDATE job_journal SET checkpoint = '5', policy = '{\"max_attempts\": 3}'")
+        .execute(&pool)
+        .await
+        .unwrap();
+    expect(&pool, id, 1, TOKEN).await;
+    park(&pool, id, 1).await;
+    let parked = StandingFilter { parked: Some(true), ..StandingFilter::default() };
+    let seen = find_standing(&pool, &parked, None, 10).await.unwrap().jobs;
+    assert_eq!((seen.len(), seen[0].id, seen[0].parked, seen[0].generation), (1, id.0, true, 1));
+    assert!(seen[0].park_deadline.is_some());
+
+    let closing = Closing { state: CloseState::Cancelled, reason: "no", fingerprint: [0; 16], error: None, attempt: 1 };
+    assert!(journal::close(&pool, id, 1, &closing).await.unwrap());
+    assert!(find_standing(&pool, &parked, None, 10).await.unwrap().jobs.is_empty());
+    let closed = journal::list_closed(&pool, CloseState::Cancelled, None, 10).await.unwrap();
+    assert_eq!(closed.iter().map(|job| job.id).collect::<Vec<_>>(), [id.0]);
+    assert!(journal::redrive(&pool, id).await.unwrap());
+    assert_eq!(row(&pool).await, is("live", 2, &[2]), "ready, and on its way to Redis");
+    let kept = "SELECT count(*) FROM job_journal WHERE checkpoint = '5' AND policy->>'max_attempts' = '3' AND park_deadline IS NULL";
+    assert_eq!(count(&pool, kept).await, 1);
 }
 
 #[tokio::test]

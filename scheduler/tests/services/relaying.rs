@@ -116,6 +116,83 @@ async fn urgent_jobs_go_first() {
 }
 
 #[tokio::test]
+async fn a_batch_is_bounded_and_takes_the_oldest_of_a_lane_first() {
+    let (pool, store, queue) = (database().await, redis().await, queue());
+    let jobs: Vec<_> = (0..30).map(|_| job(&queue)).collect();
+    enqueue(&pool, &jobs).await;
+    // Older by their numbers, in an order that is not that of their rows.
+    for (age, job) in jobs.iter().enumerate() {
+        sqlx::query("UPDATE job_outbox SET relay_at = now() - make_interval(secs => $2) WHERE id = $1")
+            .bind(job.id.0)
+            .bind(f64::from(u8::try_from(age * 7 % 30).unwrap()) + 1.0)
+            .execute(&pool)
+            .await
+            .unwrap();
+    }
+    let metrics = Metrics::new(&prometheus::Registry::new());
+    let config = Config { batch: 10, ..Config::default() };
+    let mut relay = Relay::new(config, pool.clone(), store.clone(), metrics, Arc::new(Notify::new()));
+    for batch in 1..=3 {
+        assert_eq!(relay.run_once().await.unwrap().count("relayed"), 10);
+        for (age, job) in jobs.iter().enumerate() {
+            let is_there = store.status(&queue, Member::journaled(job.id, 1)).await.unwrap().is_some();
+            assert_eq!(is_there, age * 7 % 30 >= 30 - 10 * batch, "batch {batch}, job {age}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_queue_whose_redis_hangs_holds_up_no_other_and_is_served_when_it_answers() {
+    let pool = database().await;
+    let cluster = tokio::task::spawn_blocking(|| {
+        windrow_devserver::RedisCluster::start(&windrow_devserver::ClusterOptions::default()).unwrap()
+    })
+    .await
+    .unwrap();
+    let config =
+        store::Config { url: cluster.url(), cluster: true, nodes: cluster.addresses(), ..store::Config::default() };
+    let store = Store::new(&config).unwrap();
+    let port = |queue: &QueueName| {
+        let slot = cluster.slot_of(&format!("windrow:{{{queue}}}:meta")).unwrap();
+        cluster.owner(slot).unwrap().port()
+    };
+    // A queue that is somewhere else than another one.
+    let (slow, other) = tokio::task::block_in_place(|| {
+        let slow = queue();
+        let other = std::iter::repeat_with(queue).find(|other| port(other) != port(&slow)).unwrap();
+        (slow, other)
+    });
+    let metrics = Metrics::new(&prometheus::Registry::new());
+    let config = Config { timeout: Duration::from_millis(500), ..Config::default() };
+    let mut relay = Relay::new(config, pool.clone(), store.clone(), metrics, Arc::new(Notify::new()));
+    // Both are known by now.
+    enqueue(&pool, &[job(&slow), job(&other)]).await;
+    drain(&mut relay).await;
+    let node = cluster.nodes().iter().find(|node| node.port() == port(&slow)).unwrap();
+    tokio::task::block_in_place(|| node.pause().unwrap());
+
+    let begun = tokio::time::Instant::now();
+    for round in 1..=40 {
+        enqueue(&pool, &(0..5).map(|_| job(&slow)).collect::<Vec<_>>()).await;
+        enqueue(&pool, &(0..5).map(|_| job(&other)).collect::<Vec<_>>()).await;
+        let committed = tokio::time::Instant::now();
+        while store.counts(&other).await.unwrap().ready < 1 + 5 * round {
+            relay.run_once().await.unwrap();
+            assert!(committed.elapsed() < Duration::from_secs(5), "held up in round {round}");
+        }
+    }
+    // It had something to do in each round; asked was it a few times, further and further apart.
+    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
+    tokio::task::block_in_place(|| node.resume().unwrap());
+    crate::support::until("all jobs are relayed", async || {
+        relay.run_once().await.unwrap();
+        count(&pool, "SELECT count(*) FROM job_outbox").await == 0
+    })
+    .await;
+    assert_eq!(store.counts(&slow).await.unwrap().ready, 201);
+}
+
+#[tokio::test]
 async fn a_full_queue_keeps_its_jobs_in_the_outbox_and_holds_up_no_other() {
     let pool = database().await;
     let url = tokio::task::spawn_blocking(|| windrow_devserver::shared_redis().unwrap().url()).await.unwrap();
