@@ -134,7 +134,7 @@ async fn twenty_thousand_jobs_leave_journal_and_outbox_small() {
         on_the_way: 1_000,
         round: Some(4_000),
         vacuum: Duration::from_secs(1),
-        bound: 3 * MIB / 2,
+        bound: 2 * MIB,
     }
     .run()
     .await;
