@@ -115,7 +115,7 @@ pub(super) async fn committed(
         How::Batched => Registry::new().with(Batched::new(Batch { tally: tally.clone() })),
     };
     let shutdown = Shutdown::new();
-    let scheduler = scheduler(&store, pool(4)?, pool(1)?, &handlers, &shutdown);
+    let scheduler = scheduler(&store, pool(4)?, Some(pool(1)?), &handlers, &shutdown);
     let worker = Worker::start(&store, database.clone(), handlers, Effect::QUEUE, SLOTS);
     let work = effects(jobs)?;
 
