@@ -1,5 +1,5 @@
 //! Benchmarks, each beside its raw limit in the same run, with private servers that they start themselves.
-//! `cargo run --release -p windrow-bench -- throughput|enqueue|latency|memory|idle|journal [--json]`.
+//! `cargo run --release -p windrow-bench -- throughput|enqueue|latency|memory|idle|journal|schedules [--json]`.
 
 mod cost;
 mod enqueue;
@@ -9,6 +9,7 @@ mod latency;
 mod memory;
 mod raw;
 mod report;
+mod schedules;
 mod stage;
 mod throughput;
 
@@ -36,6 +37,8 @@ enum What {
     Idle(idle::Args),
     /// Journaled jobs committed, in batches and one transaction a job, beside pgbench.
     Journal(journal::Args),
+    /// Very many schedules, of which very many are due at the same instant: how late their jobs are.
+    Schedules(schedules::Args),
     /// The process that `idle` measures.
     #[command(hide = true)]
     IdleWorker,
@@ -52,6 +55,7 @@ async fn main() -> anyhow::Result<()> {
         What::Memory(args) => memory::run(args).await,
         What::Idle(args) => idle::run(args).await,
         What::Journal(args) => journal::run(args).await,
+        What::Schedules(args) => schedules::run(args).await,
         What::IdleWorker => idle::worker().await,
     }
 }

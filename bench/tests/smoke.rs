@@ -63,3 +63,9 @@ fn journal() {
     let few = ["journal", "--jobs", "300", "--single", "200", "--connections", "4"];
     assert_figures(&figures(&few), &rates, &["lost", "duplicated"]);
 }
+
+#[test]
+fn schedules() {
+    let few = ["schedules", "--schedules", "500", "--due", "100"];
+    assert_figures(&figures(&few), &["schedules", "due", "fired", "lag_p99_ms"], &["duplicates", "missed"]);
+}

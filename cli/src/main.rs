@@ -1,5 +1,7 @@
 //! `windrow`: every role and every operation in one program.
 
+#[cfg(test)]
+mod alerts;
 mod api_key;
 mod args;
 mod batch;

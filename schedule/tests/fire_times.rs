@@ -3,7 +3,7 @@
 
 use std::str::FromStr;
 
-use chrono::{DateTime, Days, NaiveDateTime, TimeDelta, TimeZone, Utc};
+use chrono::{DateTime, Datelike, Days, Months, NaiveDate, NaiveDateTime, Offset, TimeDelta, TimeZone, Timelike, Utc};
 use chrono_tz::Tz;
 use croner::Cron;
 use proptest::prelude::*;
@@ -318,6 +318,24 @@ fn every_counts_from_its_start_and_ends_at_its_end() {
     assert_eq!(times(daily, "2020-01-01 00:00:00"), [utc("2025-01-01 00:00:00"), utc("2025-01-02 00:00:00")]);
 }
 
+#[test]
+fn fire_times_are_those_that_another_program_found() {
+    let minute = |text: &str| NaiveDateTime::parse_from_str(text, "%Y-%m-%dT%H:%M").unwrap().and_utc();
+    let mut rows = 0;
+    for row in include_str!("fire_times.txt").lines().filter(|line| !line.starts_with('#')) {
+        let [expression, zone, from, until, expected] = row.split('|').map(str::trim).collect::<Vec<_>>()[..] else {
+            panic!("{row}")
+        };
+        let (from, until) = (minute(from), minute(until));
+        let expected: Vec<_> = expected.split_whitespace().map(minute).collect();
+        let timing = cron(expression, zone);
+        let found = timing.fires_after(from - TimeDelta::seconds(1)).take_while(|fire| *fire <= until);
+        assert_eq!(found.collect::<Vec<_>>(), expected, "{expression:?} in {zone} from {from}");
+        rows += 1;
+    }
+    assert!(rows > 200, "{rows}");
+}
+
 const ZONES: [&str; 8] = [
     "America/New_York",
     "Europe/Berlin",
@@ -444,6 +462,115 @@ proptest! {
         let found: Vec<_> = cron(&expression, "UTC").fires_after(from).take(20).collect();
         prop_assert_eq!(found, expected, "{}", expression);
     }
+}
+
+/// The days of a month that an expression of one day field means, told by the calendar alone.
+fn days_of(field: &str, first: NaiveDate) -> Vec<NaiveDate> {
+    let days: Vec<NaiveDate> = first.iter_days().take_while(|day| day.month() == first.month()).collect();
+    let weekday = |day: &NaiveDate| day.weekday().num_days_from_sunday();
+    if field == "L" {
+        return days.last().copied().into_iter().collect();
+    }
+    if let Some(day) = field.strip_suffix('W') {
+        let Some(day) = days.get(day.parse::<usize>().unwrap() - 1) else { return Vec::new() };
+        let is_free = |day: &&NaiveDate| !matches!(weekday(day), 0 | 6);
+        let distance = |other: &&NaiveDate| (**other - *day).num_days().abs();
+        return days.iter().filter(is_free).min_by_key(distance).copied().into_iter().collect();
+    }
+    if let Some((day, nth)) = field.split_once('#') {
+        let same: Vec<_> = days.iter().filter(|other| weekday(other) == day.parse::<u32>().unwrap()).collect();
+        return same.get(nth.parse::<usize>().unwrap() - 1).map(|day| **day).into_iter().collect();
+    }
+    let day = field.strip_suffix('L').unwrap();
+    days.iter().rfind(|other| weekday(other) == day.parse::<u32>().unwrap()).copied().into_iter().collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn last_nearest_and_nth_days_are_those_of_the_calendar(
+        year in 1990_i32..2150, month in 1_u32..=12, day in 1_u32..=31, weekday in 0_u32..=6, nth in 1_u32..=5, which in 0..4,
+    ) {
+        let (field, expression) = match which {
+            0 => ("L".to_owned(), "0 6 L * *".to_owned()),
+            1 => (format!("{day}W"), format!("0 6 {day}W * *")),
+            2 => (format!("{weekday}#{nth}"), format!("0 6 * * {weekday}#{nth}")),
+            _ => (format!("{weekday}L"), format!("0 6 * * {weekday}L")),
+        };
+        let first = NaiveDate::from_ymd_opt(year, month, 1).unwrap();
+        let until = first + Months::new(3);
+        let months = [first, first + Months::new(1), first + Months::new(2)];
+        let expected: Vec<_> = months.into_iter().flat_map(|month| days_of(&field, month)).collect();
+        let found: Vec<_> = cron(&expression, "UTC")
+            .fires_after(first.and_hms_opt(0, 0, 0).unwrap().and_utc())
+            .map(|fire| fire.date_naive())
+            .take_while(|day| *day < until)
+            .collect();
+        prop_assert_eq!(found, expected, "{} from {}", expression, first);
+    }
+
+    #[test]
+    fn seconds_are_found_as_minutes_are(second in field(0, 59), minute in field(0, 59), zone in prop::sample::select(&ZONES[..]), from in instants()) {
+        // A walk over each second of an hour in which the clock is not changed.
+        let timing = cron(&format!("{second} {minute} * * * *"), zone);
+        let until = from + TimeDelta::hours(1);
+        let offset = |at: DateTime<Utc>| at.with_timezone(&timing.zone).offset().fix();
+        prop_assume!((0..=12).all(|part| offset(from + TimeDelta::minutes(5 * part)) == offset(from)));
+        let (seconds, minutes) = (values(&second), values(&minute));
+        let expected: Vec<_> = (1..=3600)
+            .map(|by| from + TimeDelta::seconds(by))
+            .filter(|at| {
+                let wall = at.with_timezone(&timing.zone);
+                seconds.contains(&wall.second()) && minutes.contains(&wall.minute())
+            })
+            .collect();
+        let found: Vec<_> = timing.fires_after(from).take_while(|fire| *fire <= until).collect();
+        prop_assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn a_period_goes_on_from_its_start_whichever_instant_it_is_asked_at(
+        period in 1_u64..100_000, start in prop::option::of(instants()), from in instants(), length in 0_i64..1_000_000,
+        asked in prop::collection::vec(0.0_f64..1.0, 1..10),
+    ) {
+        let end = Some(from + TimeDelta::seconds(length));
+        let timing = Timing { rule: Rule::Every(std::time::Duration::from_secs(period)), zone: Tz::UTC, start, end };
+        let fires: Vec<_> = timing.fires_after(from).take(50).collect();
+        let step = TimeDelta::seconds(i64::try_from(period).unwrap());
+        prop_assert!(fires.windows(2).all(|pair| pair[1] - pair[0] == step), "skipped or doubled");
+        let anchor = start.unwrap_or(DateTime::UNIX_EPOCH);
+        for fire in &fires {
+            prop_assert_eq!((*fire - anchor).num_seconds() % step.num_seconds(), 0);
+            prop_assert!(*fire > from && Some(*fire) <= end && start.is_none_or(|start| *fire >= start));
+        }
+        if let Some(first) = fires.first() {
+            let earliest = start.map_or(from, |start| start.max(from));
+            prop_assert!(*first - earliest <= step, "skipped at first");
+        }
+        for share in asked {
+            #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "any instant will do")]
+            let at = from + TimeDelta::milliseconds((1000.0 * length as f64 * share) as i64);
+            if fires.last().is_some_and(|last| at < *last) {
+                prop_assert_eq!(timing.next_after(at), fires.iter().find(|fire| **fire > at).copied());
+            }
+        }
+    }
+}
+
+/// The values of a field as [`field`] makes them, read without any crate.
+fn values(field: &str) -> Vec<u32> {
+    let number = |text: &str| text.parse::<u32>().unwrap();
+    if let Some(step) = field.strip_prefix("*/") {
+        return (0..60).step_by(usize::try_from(number(step)).unwrap()).collect();
+    }
+    if field == "*" {
+        return (0..60).collect();
+    }
+    if let Some((from, to)) = field.split_once('-') {
+        return (number(from)..=number(to)).collect();
+    }
+    field.split(',').map(number).collect()
 }
 
 /// The evidence of `docs/decisions/0001-croner-not-cron.md`: if one of these ever changes, the reasons given there have.

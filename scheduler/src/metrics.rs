@@ -1,6 +1,6 @@
 //! The scheduler's metrics: names, help and labels in one place.
 
-use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+use prometheus::{Gauge, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 use windrow_queue::metrics::register;
 
 /// Half a millisecond to a minute and beyond.
@@ -18,6 +18,10 @@ pub struct Metrics {
     pub schedules: IntGaugeVec,
     /// Seconds by which the next fire is overdue; 0 when none is.
     pub overdue: IntGauge,
+    /// When the next fire is due, in seconds since 1970; 0 when none is.
+    pub next_due: Gauge,
+    /// Schedules whose jobs keep dying.
+    pub failing: IntGauge,
     /// Journaled jobs by what became of them on the way into Redis.
     pub relayed: IntCounterVec,
     /// From accepted to in Redis.
@@ -63,7 +67,7 @@ impl Metrics {
                 IntGaugeVec::new(
                     Opts::new(
                         "windrow_schedules",
-                        "Schedules by state (active, paused, disabled, error). Several processes export it: use max.",
+                        "Schedules by state (active, paused, disabled, error); active ones estimated when there are very many. Several processes export it: use max.",
                     ),
                     &["state"],
                 ),
@@ -73,6 +77,20 @@ impl Metrics {
                 IntGauge::new(
                     "windrow_schedule_overdue_seconds",
                     "How long the schedule that waits longest has been due. Several processes export it: use max.",
+                ),
+            ),
+            next_due: register(
+                registry,
+                Gauge::new(
+                    "windrow_schedule_next_due_timestamp_seconds",
+                    "When the next fire is due, jitter included, in seconds since 1970; 0: nothing is. Use max.",
+                ),
+            ),
+            failing: register(
+                registry,
+                IntGauge::new(
+                    "windrow_schedules_failing",
+                    "Schedules whose last jobs died, three at least, with none in between that came through. Use max.",
                 ),
             ),
             relayed: counter(

@@ -3,12 +3,16 @@
 use std::time::Duration;
 
 use sqlx::PgPool;
+use uuid::Uuid;
 use windrow_queue::job::IDEMPOTENCY_PERIOD;
 
 use crate::{
     metrics::Metrics,
     service::{Done, Pace, Service},
 };
+
+/// Schedules whose records are counted in one round.
+const SCHEDULES: i32 = 1000;
 
 /// Rows in one statement.
 const BATCH: i64 = 1000;
@@ -35,13 +39,21 @@ pub struct Config {
     /// How long fires of schedules stay on record.
     #[serde(with = "humantime_serde")]
     pub keep_fires: Duration,
+    /// How many fires of one schedule stay on record, the newest.
+    pub max_fires: u32,
 }
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
 impl Default for Config {
     fn default() -> Self {
-        Self { period: Duration::from_secs(60), keep_closed: DAY * 30, keep_dead: DAY * 180, keep_fires: DAY * 30 }
+        Self {
+            period: Duration::from_secs(60),
+            keep_closed: DAY * 30,
+            keep_dead: DAY * 180,
+            keep_fires: DAY * 30,
+            max_fires: 1000,
+        }
     }
 }
 
@@ -61,6 +73,9 @@ impl Config {
                 return Err(format!("pruner.{key} must be at least a day"));
             }
         }
+        if !(10..=100_000).contains(&self.max_fires) {
+            return Err("pruner.max_fires must be 10 to 100000".to_owned());
+        }
         Ok(())
     }
 }
@@ -71,18 +86,59 @@ pub struct Pruner {
     config: Config,
     database: PgPool,
     metrics: Metrics,
+    /// The last schedule whose records were counted.
+    looked_at: Uuid,
 }
 
 impl Pruner {
     /// Puts it together.
     #[must_use]
     pub const fn new(config: Config, database: PgPool, metrics: Metrics) -> Self {
-        Self { config, database, metrics }
+        Self { config, database, metrics, looked_at: Uuid::nil() }
     }
 
     async fn batch(&self, statement: &'static str, keep: Duration) -> Result<u64, sqlx::Error> {
         let done = sqlx::query(statement).bind(keep.as_secs_f64()).bind(BATCH).execute(&self.database).await?;
         Ok(done.rows_affected())
+    }
+}
+
+/// Records beyond the newest `$1` of each of the next `$2` schedules after `$3`, `$4` records at most. The schedules are found by
+/// going from one to the next in the primary key, removed ones too. Answers with the last schedule that was looked at, and how
+/// many records went.
+const SURPLUS: &str = "
+WITH RECURSIVE known AS (
+    (SELECT schedule_id AS id, 1 AS n FROM schedule_fire WHERE schedule_id > $3 ORDER BY schedule_id LIMIT 1)
+    UNION ALL
+    SELECT (SELECT f.schedule_id FROM schedule_fire f WHERE f.schedule_id > known.id ORDER BY f.schedule_id LIMIT 1), n + 1
+    FROM known WHERE known.id IS NOT NULL AND n < $2
+), surplus AS (
+    SELECT old.schedule_id, old.fire_at
+    FROM known CROSS JOIN LATERAL (
+        SELECT fire_at FROM schedule_fire WHERE schedule_id = known.id ORDER BY fire_at DESC OFFSET $1 - 1 LIMIT 1
+    ) AS oldest JOIN schedule_fire old
+      ON old.schedule_id = known.id AND old.fire_at < oldest.fire_at AND old.outcome NOT IN ('queued', 'fanning')
+    LIMIT $4
+), gone AS (
+    DELETE FROM schedule_fire f USING surplus s WHERE f.schedule_id = s.schedule_id AND f.fire_at = s.fire_at RETURNING 1
+)
+SELECT (SELECT max(id::text)::uuid FROM known), (SELECT count(*) FROM known WHERE id IS NOT NULL), (SELECT count(*) FROM gone)";
+
+impl Pruner {
+    /// A schedule that fires each second has a record for each. Some schedules are looked at in each round, then the next ones.
+    async fn surplus_fires(&mut self) -> Result<u64, sqlx::Error> {
+        let (last, seen, gone): (Option<Uuid>, i64, i64) = sqlx::query_as(SURPLUS)
+            .bind(i64::from(self.config.max_fires))
+            .bind(SCHEDULES)
+            .bind(self.looked_at)
+            .bind(BATCH)
+            .fetch_one(&self.database)
+            .await?;
+        // These once more if there may be more of theirs; from the front again after the last.
+        if gone < BATCH {
+            self.looked_at = last.filter(|_| seen >= i64::from(SCHEDULES)).unwrap_or_default();
+        }
+        Ok(u64::try_from(gone).unwrap_or(0))
     }
 }
 
@@ -140,7 +196,12 @@ impl Service for Pruner {
                          WHERE recorded_at < now() - make_interval(secs => $1)
                            AND outcome NOT IN ('queued', 'fanning')
                          ORDER BY recorded_at LIMIT $2 FOR UPDATE SKIP LOCKED)";
-        let fires = self.batch(fires, self.config.keep_fires).await?;
+        let fires = self.batch(fires, self.config.keep_fires).await? + self.surplus_fires().await?;
+        let triggers = "DELETE FROM schedule_trigger WHERE id IN (
+                            SELECT id FROM schedule_trigger
+                            WHERE fan_after IS NULL AND triggered_at < now() - make_interval(secs => $1)
+                            ORDER BY triggered_at LIMIT $2 FOR UPDATE SKIP LOCKED)";
+        let triggers = self.batch(triggers, self.config.keep_fires).await?;
         let counts = [
             ("idempotency keys", keys),
             ("unique keys", periods),
@@ -149,6 +210,7 @@ impl Service for Pruner {
             ("closed jobs", closed),
             ("dead jobs", dead),
             ("fires", fires),
+            ("triggers", triggers),
         ];
         for (what, count) in [
             ("pruned_keys", keys),
@@ -158,6 +220,7 @@ impl Service for Pruner {
             ("pruned_closed", closed),
             ("pruned_dead", dead),
             ("pruned_fires", fires),
+            ("pruned_triggers", triggers),
         ] {
             self.metrics.tidy(what, count);
         }

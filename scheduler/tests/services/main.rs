@@ -11,3 +11,4 @@ mod relaying;
 mod running;
 mod support;
 mod tidying;
+mod watching;

@@ -99,7 +99,10 @@ pub(crate) async fn neglect(pool: &PgPool, seconds: i32) {
 }
 
 pub(crate) fn cron(pool: &PgPool) -> Cron {
-    let metrics = Metrics::new(&prometheus::Registry::new());
+    cron_with(pool, Metrics::new(&prometheus::Registry::new()))
+}
+
+pub(crate) fn cron_with(pool: &PgPool, metrics: Metrics) -> Cron {
     Cron::new(cron::Config::default(), pool.clone(), catalog(), metrics)
 }
 
