@@ -78,8 +78,9 @@ RETURNING at";
 
 pub(crate) async fn run(args: Args) -> Result<()> {
     anyhow::ensure!((1..=args.schedules).contains(&args.due), "--due must be 1 to the number of schedules");
-    // The time of each commit, by the clock that fires go by.
-    let settings = vec![("track_commit_timestamp".to_owned(), "on".to_owned())];
+    // The time of each commit, by the clock that fires go by; and as much memory as a database of this size is given.
+    let settings = [("track_commit_timestamp", "on"), ("shared_buffers", "512MB")];
+    let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
     let postgres = PostgresServer::start(PostgresOptions { settings, ..PostgresOptions::default() })?;
     let config = database::Config { url: postgres.create_database("schedules")?, ..database::Config::default() };
     let database = database::pool(&config)?;

@@ -19,12 +19,12 @@ fn registry() -> Registry {
     let url = "redis://localhost:1".to_owned();
     let store = Store::new(&windrow_queue::store::Config { url, ..windrow_queue::store::Config::default() }).unwrap();
     let metrics = QueueMetrics::new(&registry);
-    windrow_scheduler::metrics::Metrics::new(&registry);
+    drop(windrow_scheduler::metrics::Metrics::new(&registry));
     kinds::handlers(&Settings::default(), &database, &registry).unwrap();
     let (catalog, health) = (kinds::catalog(), Health::default());
     let deps = Deps { store, database, catalog, metrics, registry: registry.clone(), health };
     let open = windrow_api::Config { open: true, ..windrow_api::Config::default() };
-    windrow_api::router(&open, deps).unwrap();
+    drop(windrow_api::router(&open, deps).unwrap());
     registry
 }
 

@@ -241,7 +241,7 @@ pub struct ListQuery {
 /// A page of schedules.
 #[derive(Clone, Debug, Serialize)]
 pub struct SchedulePage {
-    /// The schedules, by name, then tenant. Without their args.
+    /// The schedules without their args: those for nobody in particular by name, then those of each tenant by tenant and name.
     pub schedules: Vec<ScheduleView>,
     /// Where to go on; absent at the end.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -253,11 +253,20 @@ pub struct SchedulePage {
 macro_rules! list_of {
     ($condition:literal) => {
         concat!(
-            "SELECT ",
+            "SELECT * FROM (
+                 (SELECT ",
             view_columns!(),
-            " FROM schedule WHERE (name, coalesce(tenant, '')) > ($1, $2) AND ($3::text IS NULL OR tenant = $3) AND ",
+            " FROM schedule WHERE tenant IS NULL AND $3::text IS NULL AND $2 = '' AND name > $1 AND ",
             $condition,
-            " ORDER BY name, coalesce(tenant, '') LIMIT $4"
+            " ORDER BY name LIMIT $4)
+                 UNION ALL
+                 (SELECT ",
+            view_columns!(),
+            " FROM schedule WHERE (tenant, name) > ($2, CASE WHEN $2 = '' THEN '' ELSE $1 END)
+                   AND ($3 IS NULL OR tenant = $3) AND ",
+            $condition,
+            " ORDER BY tenant, name LIMIT $4)
+             ) AS listed ORDER BY tenant NULLS FIRST, name LIMIT $4"
         )
     };
 }

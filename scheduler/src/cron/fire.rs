@@ -83,8 +83,17 @@ struct Batch {
     jobs: usize,
 }
 
-/// Fires one batch of due schedules.
-pub(super) async fn fire_due(cron: &Cron, counts: &mut Counts) -> anyhow::Result<()> {
+/// The due time and the id of a schedule: the order in which they are fired.
+pub(super) type Place = (DateTime<Utc>, Uuid);
+
+/// Fires one batch of due schedules, those after this place. Where it ended, if there may be more.
+pub(super) async fn fire_due(
+    cron: &Cron,
+    after: Option<Place>,
+    counts: &mut Counts,
+) -> anyhow::Result<Option<Place>> {
+    // Nothing is due before 1970.
+    let after = after.unwrap_or((DateTime::UNIX_EPOCH, Uuid::nil()));
     let started = Instant::now();
     let mut tx = cron.database.begin().await?;
     // now() is the begin of this transaction: an index can be searched for it, and one pass has one time.
@@ -93,18 +102,23 @@ pub(super) async fn fire_due(cron: &Cron, counts: &mut Counts) -> anyhow::Result
         columns!(),
         ", now() AS now FROM schedule
          WHERE enabled AND NOT paused AND due_at IS NOT NULL AND due_at <= now() AND fan_fire_at IS NULL
-         ORDER BY due_at LIMIT $1 FOR UPDATE SKIP LOCKED"
+           AND (due_at, id) > ($2, $3)
+         ORDER BY due_at, id LIMIT $1 FOR UPDATE SKIP LOCKED"
     ))
     .bind(i64::from(cron.config.batch))
+    .bind(after.0)
+    .bind(after.1)
     .fetch_all(&mut *tx)
     .await?;
-    let Some(now) = claimed.first().map(|claimed| claimed.now) else { return Ok(()) };
+    let Some(now) = claimed.first().map(|claimed| claimed.now) else { return Ok(None) };
     let standing = standing(&mut tx, &claimed).await?;
     let mut batch = Batch::default();
+    let mut place = None;
     for Claimed { row, .. } in &claimed {
         if batch.jobs >= MAX_JOBS {
             break;
         }
+        place = row.due_at.map(|due_at| (due_at, row.id));
         match row.definition(&cron.catalog) {
             Ok(definition) => {
                 let plan = row.plan(&definition, now);
@@ -139,7 +153,7 @@ pub(super) async fn fire_due(cron: &Cron, counts: &mut Counts) -> anyhow::Result
             _ => counts.missed += times,
         }
     }
-    Ok(())
+    Ok(place.filter(|_| claimed.len() >= usize::from(cron.config.batch)))
 }
 
 /// Which of these schedules have a job, or a follow-up of one, that is not over. Dead ones are.
