@@ -87,11 +87,7 @@ struct Batch {
 pub(super) type Place = (DateTime<Utc>, Uuid);
 
 /// Fires one batch of due schedules, those after this place. Where it ended, if there may be more.
-pub(super) async fn fire_due(
-    cron: &Cron,
-    after: Option<Place>,
-    counts: &mut Counts,
-) -> anyhow::Result<Option<Place>> {
+pub(super) async fn fire_due(cron: &Cron, after: Option<Place>, counts: &mut Counts) -> anyhow::Result<Option<Place>> {
     // Nothing is due before 1970.
     let after = after.unwrap_or((DateTime::UNIX_EPOCH, Uuid::nil()));
     let started = Instant::now();
