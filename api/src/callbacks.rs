@@ -21,7 +21,7 @@ fn unknown() -> Problem {
     )
 }
 
-/// 204 delivered, 409 another came before, 410 the job went on without it, 404 nobody waits for it.
+/// 204 delivered, 409 another came before, 410 the job went on without it or was cancelled, 404 nobody waits for it.
 pub(crate) async fn deliver(
     State(deps): State<Deps>,
     path: Result<Path<String>, PathRejection>,
@@ -57,7 +57,7 @@ pub(crate) async fn deliver(
             StatusCode::GONE,
             "callback-late",
             "The callback came too late",
-            "The deadline of the job was over, and it went on without it.",
+            "Nobody waits for it any more: the deadline was over and the job went on without it, or the job was cancelled.",
         )),
         // Postgres, which may know it, was not there to ask.
         (Callback::Unknown, Err(error)) => Err(error.into()),

@@ -1,13 +1,13 @@
 //! Taking a job in: what was asked for is checked against the catalog, then handed to the store that owns it. The API and
 //! the CLI both come through here.
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use axum::http::StatusCode;
 use chrono::{DateTime, Utc};
-use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
-use sqlx::PgPool;
+use serde::{Deserialize, Deserializer, Serialize, de::Error};
+use serde_json::{Value, value::RawValue};
+use sqlx::{PgPool, Postgres, Transaction};
 use windrow_queue::{
     Band, BatchId, Catalog, Delivery, Due, Enqueued, JobId, Journaling, Kind, Member, NewJob, QueueName, Tenant,
     error::is_transient,
@@ -60,7 +60,7 @@ pub struct JobRequest {
     #[serde(default)]
     pub unique_key: Option<String>,
     /// How long the unique key holds: `until_final` (if left out), `queued`, or `{"period": "1h"}` from now.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "unique_scope")]
     pub unique_scope: Option<UniqueScope>,
     /// What happens when a job holds the unique key: `ignore` (if left out), `replace` or `reschedule`.
     #[serde(default)]
@@ -136,6 +136,17 @@ impl Accepted {
             replaced: matches!(answer, Enqueued::Replaced(_)),
             rescheduled: matches!(answer, Enqueued::Rescheduled(_)),
         }
+    }
+}
+
+/// With words for who forgot how long a period is.
+fn unique_scope<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<UniqueScope>, D::Error> {
+    match Option::<Value>::deserialize(deserializer)? {
+        None => Ok(None),
+        Some(Value::String(word)) if word == "period" => {
+            Err(D::Error::custom("a period says how long it is, such as {\"period\": \"1h\"}"))
+        }
+        Some(scope) => UniqueScope::deserialize(scope).map(Some).map_err(D::Error::custom),
     }
 }
 
@@ -287,6 +298,9 @@ pub enum SubmitError {
     /// The idempotency key stands for other args.
     #[error("{0}")]
     Conflict(#[from] journal::IdempotencyConflict),
+    /// Of many, the member at this place is one of a batch that takes none. None of the journaled ones was taken.
+    #[error("job {0} of the list: {refused}", refused = Refused::BatchClosed)]
+    MemberOfClosed(usize),
     /// Postgres failed.
     #[error("Postgres: {0}")]
     Database(#[from] sqlx::Error),
@@ -359,14 +373,20 @@ pub async fn submit_all(
         let plain_jobs = store.vault().seal_all(&plain_jobs)?;
         let keyed_jobs = store.vault().seal_all(&keyed_jobs)?;
         let mut tx = database.begin().await?;
-        for (&i, answer) in plain.iter().zip(journal::enqueue_in(&mut tx, &plain_jobs).await?) {
+        let plain_answers = match journal::enqueue_in(&mut tx, &plain_jobs).await {
+            Ok(answers) => answers,
+            Err(error) => return Err(refused_member(tx, database, plans, error).await),
+        };
+        for (&i, answer) in plain.iter().zip(plain_answers) {
             answers[i] = Some(Ok(answer));
         }
         for (&i, job) in keyed.iter().zip(&*keyed_jobs) {
             answers[i] = Some(match journal::enqueue_idempotent(&mut tx, job).await {
                 Ok(answer) => Ok(answer),
                 Err(journal::EnqueueError::Conflict(conflict)) => Err(conflict.into()),
-                Err(error) => return Err(error.into()),
+                Err(journal::EnqueueError::Database(error)) => {
+                    return Err(refused_member(tx, database, plans, error).await);
+                }
             });
         }
         tx.commit().await?;
@@ -381,6 +401,33 @@ pub async fn submit_all(
         answer.unwrap_or(Ok(Enqueued::Created(plan.job.id))).map(|answer| Accepted::new(plan, answer))
     });
     Ok(answered.collect())
+}
+
+/// Postgres refuses a batch's members together: looks which of many was the first that should not have been there.
+async fn refused_member(
+    tx: Transaction<'_, Postgres>,
+    database: &PgPool,
+    plans: &[Plan],
+    error: sqlx::Error,
+) -> SubmitError {
+    if !journal::is_batch_closed(&error) {
+        return error.into();
+    }
+    // It holds a connection, and nothing else any more.
+    drop(tx);
+    let mut open = HashSet::new();
+    for (i, plan) in plans.iter().enumerate().filter(|(_, plan)| plan.journaled) {
+        let Some(batch) = plan.job.batch else { continue };
+        if open.contains(&batch) {
+            continue;
+        }
+        match journal::batch(database, batch).await {
+            Ok(Some(status)) if !status.sealed => drop(open.insert(batch)),
+            Ok(_) => return SubmitError::MemberOfClosed(i),
+            Err(error) => return error.into(),
+        }
+    }
+    error.into()
 }
 
 #[expect(
@@ -429,6 +476,7 @@ impl From<SubmitError> for Problem {
                 conflict.to_string(),
             ),
             SubmitError::Store(error) => error.into(),
+            SubmitError::MemberOfClosed(at) => batch_closed(Refused::BatchClosed.to_string()).within(&format!("/{at}")),
             SubmitError::Database(error) if journal::is_batch_closed(&error) => {
                 batch_closed(Refused::BatchClosed.to_string())
             }

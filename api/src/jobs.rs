@@ -271,6 +271,7 @@ pub(crate) async fn page(
     match list(&deps.store, &deps.database, &deps.catalog, &query).await {
         Ok(page) => Ok(Json(page)),
         Err(ListError::Cursor(error)) => Err(bad_query(format!("cursor: {error}"))),
+        Err(error @ ListError::NoTime { .. }) => Err(bad_query(error.to_string())),
         Err(ListError::Find(error)) => Err(error.into()),
     }
 }

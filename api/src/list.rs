@@ -123,6 +123,14 @@ pub enum ListError {
     /// The cursor is none of this list's.
     #[error("{0}")]
     Cursor(#[from] InvalidCursor),
+    /// No time is within the bounds.
+    #[error("since ({since}) is after until ({until}): no time is both not before the one and not after the other")]
+    NoTime {
+        /// The lower bound.
+        since: DateTime<Utc>,
+        /// The upper bound.
+        until: DateTime<Utc>,
+    },
     /// A store failed.
     #[error("{0}")]
     Find(#[from] FindError),
@@ -152,16 +160,28 @@ pub(crate) struct Stores<'a> {
     pub(crate) queues: &'a [QueueName],
 }
 
+/// Checks that some time can be within both bounds.
+///
+/// # Errors
+/// [`ListError::NoTime`].
+pub fn some_time(since: Option<DateTime<Utc>>, until: Option<DateTime<Utc>>) -> Result<(), ListError> {
+    match (since, until) {
+        (Some(since), Some(until)) if since > until => Err(ListError::NoTime { since, until }),
+        _ => Ok(()),
+    }
+}
+
 /// A page of jobs in a state.
 ///
 /// # Errors
-/// When the cursor is another list's, or a store is away.
+/// When the cursor is another list's, no time is within the bounds, or a store is away.
 pub async fn list(
     store: &Store,
     database: &PgPool,
     catalog: &Catalog,
     query: &ListQuery,
 ) -> Result<JobPage, ListError> {
+    some_time(query.since, query.until)?;
     let queues = query.queue.clone().map_or_else(|| catalog.queues(), |queue| vec![queue]);
     let stores = Stores { store, database, queues: &queues };
     match query.state {

@@ -191,6 +191,9 @@ async fn each_fault_of_a_request_has_its_status_its_type_and_its_pointer() {
         (note("unique_key", json!("")), invalid("/unique_key")),
         (note("idempotency_key", json!("k".repeat(256))), invalid("/idempotency_key")),
         (note("unique_scope", json!("queued")), invalid("/unique_scope")),
+        (note("unique_scope", json!("period")), invalid("/unique_scope")),
+        (note("unique_scope", json!("for_ever")), invalid("/unique_scope")),
+        (note("unique_scope", json!({"period": "soon"})), invalid("/unique_scope")),
         (note("on_conflict", json!("replace")), invalid("/on_conflict")),
         (note("on_conflict", json!("win")), invalid("/on_conflict")),
         (note("rescue_limit", json!(200)), invalid("/rescue_limit")),
@@ -209,6 +212,8 @@ async fn each_fault_of_a_request_has_its_status_its_type_and_its_pointer() {
         json!({"kind": "sample.write_note", "args": {"text": ""}, "delay": "1s", "run_at": "2100-01-01T00:00:00Z"}),
     );
     assert_eq!(both.await.problem(), invalid("/run_at"));
+    let period = api.post(note("unique_scope", json!("period"))).await;
+    assert!(period.detail().contains(r#"such as {"period": "1h"}"#), "{}", period.body);
     let unknown = api.post(json!({"kind": "sample.nothing"})).await;
     assert!(
         unknown.detail().contains("sample.charge_card, sample.sweep_all, sample.write_note"),

@@ -131,6 +131,7 @@ async fn jobs_are_listed_by_state_and_tenant_page_by_page() {
         ("state=dead&fingerprint=12", "fingerprint"),
         ("state=ready&colour=red", "colour"),
         ("state=ready&since=yesterday", "since"),
+        ("state=ready&since=2030-01-02T00:00:00Z&until=2030-01-01T00:00:00Z", "is after until"),
         ("state=ready&tenant=a:b", "tenant"),
     ] {
         let refused = api.list(query).await;
@@ -401,7 +402,13 @@ async fn a_batch_is_opened_filled_sealed_and_followed() {
     let id: JobId = api.post(member.clone()).await.id().parse().unwrap();
     assert_eq!(api.get(&format!("/api/v1/jobs/{id}")).await.body["batch"], json!(journaled.id()));
     api.at(Method::POST, &format!("/api/v1/batches/{}/seal", journaled.id()), json!({})).await;
-    assert_eq!(api.post(member).await.problem(), (409, "batch-closed", Some("/batch")));
+    assert_eq!(api.post(member.clone()).await.problem(), (409, "batch-closed", Some("/batch")));
+    let open = api.at(Method::POST, "/api/v1/batches", json!({"follow_up": charge("globex", 3)})).await;
+    let mut fits = charge("globex", 4);
+    fits["batch"] = json!(open.id());
+    let list = json!([note("acme", "x"), fits, charge("globex", 5), member, fits]);
+    assert_eq!(api.post(list).await.problem(), (409, "batch-closed", Some("/3/batch")), "the first that does not fit");
+    assert_eq!(api.get(&format!("/api/v1/batches/{}", open.id())).await.body["members"], json!(0), "none was taken");
     api.at(Method::POST, &format!("/api/v1/jobs/{id}/cancel"), json!({})).await;
     let shown = api.get(&format!("/api/v1/batches/{}", journaled.id())).await.body;
     assert_eq!(
