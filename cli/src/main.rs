@@ -18,6 +18,7 @@ mod limit;
 mod log;
 mod operate;
 mod output;
+mod pages;
 mod payment;
 mod probe;
 mod project;

@@ -6,6 +6,7 @@ use std::io::{self, IsTerminal, Write};
 use chrono::{DateTime, Utc};
 use clap::Args;
 use serde::Serialize;
+use windrow_api::list::some_time;
 use windrow_queue::{
     Kind, QueueName, Tenant,
     shutdown::Shutdown,
@@ -95,6 +96,14 @@ impl FilterArgs {
     /// As the queue takes it.
     pub(crate) fn filter(&self) -> Filter {
         Filter { kind: self.kind.clone(), tenant: self.tenant.clone(), since: self.since, until: self.until }
+    }
+
+    /// Checks that some time can be within its bounds.
+    ///
+    /// # Errors
+    /// When `since` is after `until`: it would be a filter that nothing fits.
+    pub(crate) fn check(&self) -> anyhow::Result<()> {
+        some_time(self.since, self.until).map_err(|error| Failure::usage(error.to_string()))
     }
 
     /// Whether it takes every job there is.

@@ -11,7 +11,7 @@ use windrow_api::{
 use windrow_queue::{
     JobId, Member, QueueName,
     journal::{self, StandingFilter},
-    store::{Pace, Standing, Store, Walk, Walked},
+    store::{Standing, Store, Walk, Walked},
 };
 
 use crate::{
@@ -19,10 +19,8 @@ use crate::{
     exit::Failure,
     kinds,
     operate::{self, FilterArgs, Progress, WalkArgs},
+    pages,
 };
-
-/// Journaled jobs in one statement.
-const BATCH: usize = 500;
 
 /// Which jobs to cancel.
 #[derive(Debug, Args)]
@@ -74,6 +72,7 @@ pub(super) async fn run(context: &Context, args: CancelArgs) -> anyhow::Result<(
         (false, false) if args.walk.dry_run => return Err(Failure::usage("--dry-run is for a filter: leave it out")),
         _ => {}
     }
+    args.which.check()?;
     operate::begin(context)?;
     if !args.ids.is_empty() {
         return by_id(context, &store, &database, &args.ids).await;
@@ -171,43 +170,28 @@ async fn journaled(
 ) -> anyhow::Result<()> {
     let FilterArgs { queue, kind, tenant, since, until } = which.clone();
     let filter = StandingFilter { kind, tenant, queue, parked, since, until };
-    let (mut pace, mut after) = (Pace::new(walk), None);
-    loop {
-        let page = journal::find_standing(database, &filter, after, pace.batch(BATCH)).await?;
-        let ids: Vec<JobId> = page.jobs.iter().map(|job| JobId(job.id)).collect();
-        if !ids.is_empty() {
-            if !pace.next(ids.len()).await {
-                walked.stopped = true;
-                return Ok(());
-            }
-            walked.matched += ids.len() as u64;
-            if !walk.dry_run {
-                let mut by_queue: HashMap<QueueName, Vec<Member>> = HashMap::new();
-                for answer in journal::cancel(database, &ids, "cancelled by an operator").await? {
-                    match answer {
-                        journal::Cancelled::Done { member, queue } => {
-                            walked.done += 1;
-                            if let Ok(queue) = QueueName::new(queue) {
-                                by_queue.entry(queue).or_default().push(member);
-                            }
-                        }
-                        journal::Cancelled::Busy => walked.busy += 1,
-                        journal::Cancelled::AlreadyFinal | journal::Cancelled::Unknown => walked.gone += 1,
+    let find = async |after, limit| {
+        let page = journal::find_standing(database, &filter, after, limit).await?;
+        Ok((page.jobs.iter().map(|job| JobId(job.id)).collect(), page.next))
+    };
+    let decide = async |ids: &[JobId], walked: &mut Walked| {
+        let mut by_queue: HashMap<QueueName, Vec<Member>> = HashMap::new();
+        for answer in journal::cancel(database, ids, "cancelled by an operator").await? {
+            match answer {
+                journal::Cancelled::Done { member, queue } => {
+                    walked.done += 1;
+                    if let Ok(queue) = QueueName::new(queue) {
+                        by_queue.entry(queue).or_default().push(member);
                     }
                 }
-                for (queue, members) in by_queue {
-                    store.cancel(&queue, &members).await?;
-                }
+                journal::Cancelled::Busy => walked.busy += 1,
+                journal::Cancelled::AlreadyFinal | journal::Cancelled::Unknown => walked.gone += 1,
             }
-            progress.tell(walked);
         }
-        after = page.next;
-        if after.is_none() {
-            return Ok(());
+        for (queue, members) in by_queue {
+            store.cancel(&queue, &members).await?;
         }
-        if walk.stop.is_cancelled() {
-            walked.stopped = true;
-            return Ok(());
-        }
-    }
+        Ok(())
+    };
+    pages::each_journaled(walk, walked, progress, find, decide).await
 }

@@ -3,15 +3,15 @@
 use clap::{Args, ValueEnum};
 use windrow_api::{
     find::JobView,
-    list::{ListQuery, ListState, list},
+    list::{ListQuery, ListState},
 };
 use windrow_queue::store::HeldWhy;
 
 use crate::{
     context::Context,
-    kinds,
     operate::FilterArgs,
     output::{cell, time},
+    pages,
 };
 
 /// Which jobs to list.
@@ -64,6 +64,7 @@ impl From<State> for ListState {
 }
 
 pub(super) async fn run(context: &Context, args: ListArgs) -> anyhow::Result<()> {
+    args.which.check()?;
     let FilterArgs { queue, kind, tenant, since, until } = args.which;
     let query = ListQuery {
         queue,
@@ -74,7 +75,7 @@ pub(super) async fn run(context: &Context, args: ListArgs) -> anyhow::Result<()>
         cursor: args.cursor,
         ..ListQuery::all(args.state.into(), args.limit.into())
     };
-    let page = list(&context.store()?, &context.database()?, &kinds::catalog(), &query).await?;
+    let page = pages::list(&context.store()?, &context.database()?, query).await?;
     let since = match args.state {
         State::Scheduled => "due",
         State::Ready => "ready since",

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use windrow_queue::{
-    JobArgs, JobId, Kind, NewJob, QueueName, Tenant,
+    Due, JobArgs, JobId, Kind, NewJob, QueueName, Tenant,
     store::{Applied, AttemptError, Config, Finish, Reply, Session, SessionId, Store},
 };
 
@@ -129,6 +129,34 @@ async fn jobs_are_listed_page_by_page_shown_and_cancelled() {
     assert_eq!(ids(&listed), [&*journaled]);
     place.run(&["jobs", "cancel", "--all", "--json"]).await.ok();
     assert_eq!(ids(&place.run(&["jobs", "list", "--state", "ready", "--json"]).await.ok().json(0)), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_list_goes_on_until_it_has_what_was_asked_for() {
+    let place = Place::migrated().await;
+    let due = |hours: u64| Due::In(Duration::from_secs(3600 * hours));
+    let mut many: Vec<NewJob> = jobs(1500, "acme").into_iter().map(|job| job.due(due(1))).collect();
+    let wanted: Vec<NewJob> =
+        jobs(2, "globex").into_iter().zip([2, 3]).map(|(job, hours)| job.due(due(hours))).collect();
+    many.extend_from_slice(&wanted);
+    store(&place).enqueue(&many).await.unwrap();
+    let list = ["jobs", "list", "--state", "scheduled", "--tenant", "globex", "--limit", "1", "--json"];
+    let first = place.run(&list).await.ok().json(0);
+    assert_eq!(ids(&first), [wanted[0].id.to_string()], "behind more than one page looks at");
+    let cursor = first["next"].as_str().unwrap();
+    let second = place.run(&[&list[..], &["--cursor", cursor]].concat()).await.ok().json(0);
+    assert_eq!(ids(&second), [wanted[1].id.to_string()]);
+
+    let never = ["--since", "2030-01-02T00:00:00Z", "--until", "2030-01-01T00:00:00Z"];
+    for command in [
+        &["jobs", "list", "--state", "ready"][..],
+        &["jobs", "cancel", "--dry-run"],
+        &["dead", "list"],
+        &["dead", "redrive", "--dry-run"],
+        &["dead", "discard", "--dry-run"],
+    ] {
+        place.run(&[command, &never].concat()).await.fails(2, "is after until");
+    }
 }
 
 #[tokio::test]
