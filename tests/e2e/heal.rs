@@ -94,9 +94,8 @@ async fn a_redis_that_is_flushed_in_the_middle_of_a_run_loses_no_effect_and_doub
     let run = Run::begin(Place::new().await).await;
     // One worker stands still over it, with jobs in hand: what it goes on with is somebody else's by then.
     run.workers[1].freeze();
-    let known = run.place.count(EFFECTS).await;
     run.place.flush().await;
-    let fault = Instant::now();
+    let (fault, known) = (Instant::now(), run.place.count(EFFECTS).await);
     run.goes_on(fault, fault, known).await;
     run.workers[1].thaw();
     run.ends("wiped", fault).await;
@@ -111,8 +110,8 @@ async fn a_redis_that_comes_back_with_an_old_snapshot_loses_no_effect_and_double
     run.place.enqueue_scoring(run.jobs / 10, Due::Now).await;
     let run = Run { jobs: run.jobs + run.jobs / 10, ..run };
     until("they are relayed", || async { run.place.count("SELECT count(*) FROM job_outbox").await == 0 }).await;
-    let known = run.place.count(EFFECTS).await;
-    let fault = Instant::now();
+    run.place.redis.kill().unwrap();
+    let (fault, known) = (Instant::now(), run.place.count(EFFECTS).await);
     run.place.restore_redis(&kept);
     let back = Instant::now();
     run.goes_on(fault, back, known).await;

@@ -27,7 +27,7 @@ impl Place {
         }
     }
 
-    /// Kills Redis and starts it with a snapshot that was put aside.
+    /// Kills Redis, if it still runs, and starts it with a snapshot that was put aside.
     pub fn restore_redis(&self, kept: &PathBuf) {
         self.redis.kill().unwrap();
         fs::copy(kept, self.redis.dir().join("dump.rdb")).unwrap();
