@@ -245,7 +245,7 @@ impl Pass {
     }
 }
 
-/// Takes those out that may not run. One that runs by now is told to stop.
+/// Takes those out that may not run. One that is running by now is left alone: it has no row to delete, and so no effects.
 async fn remove_ghosts(
     stores: &Stores,
     queue: &QueueName,
@@ -255,8 +255,8 @@ async fn remove_ghosts(
         return Ok(Ok(0));
     }
     let ghosts = journal::without_row(&stores.database, members).await?;
-    let removed = u64::try_from(ghosts.len()).unwrap_or(u64::MAX);
-    Ok(patiently(stores.store.cancel(queue, &ghosts)).await.map(|_| removed))
+    let removed = patiently(stores.store.take_out(queue, &ghosts)).await;
+    Ok(removed.map(|removed| u64::try_from(removed).unwrap_or(u64::MAX)))
 }
 
 /// Waits for Redis no longer than a step may take.
