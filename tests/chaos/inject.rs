@@ -125,50 +125,55 @@ async fn inject(stage: &Stage, it: &mut Injected) -> anyhow::Result<()> {
 }
 
 async fn redis(stage: &Stage, it: &mut Injected) -> anyhow::Result<()> {
-    let ms = Duration::from_millis;
     let _turn = stage.redis_lock.lock().await;
     it.begin_ms = stage.clock.now_ms();
-    match it.fault {
-        Fault::RedisFlush => {
-            look_for_fast_jobs(stage).await;
-            command(stage, &["FLUSHALL"]).await?;
-            it.loses = Some(LossWindow { from_ms: i64::MIN, to_ms: stage.clock.now_ms() });
+    let moment = match it.fault {
+        Fault::RedisFreeze { ms } => {
+            blocking(stage, |servers| servers.0.pause()).await?;
+            sleep(Duration::from_millis(ms)).await;
+            return blocking(stage, |servers| servers.0.resume()).await;
         }
-        Fault::RedisFreeze { ms: frozen_ms } => {
-            blocking(stage, |stage| stage.0.pause()).await?;
-            sleep(ms(frozen_ms)).await;
-            blocking(stage, |stage| stage.0.resume()).await?;
+        Fault::RedisForget { back_ms } | Fault::RedisRestore { back_ms } | Fault::RedisRollback { back_ms } => {
+            let at_ms = stage.clock.now_ms() - i64::try_from(back_ms)?;
+            Some(stage.history.before(at_ms).context("nothing is known of the file of Redis yet")?)
         }
-        Fault::RedisKill { down_ms } => {
-            look_for_fast_jobs(stage).await;
-            let from_ms = stage.clock.now_ms() - EVERYSEC_MS;
-            blocking(stage, |stage| stage.0.kill()).await?;
-            it.loses = Some(LossWindow { from_ms, to_ms: stage.clock.now_ms() });
-            sleep(ms(down_ms)).await;
-            blocking(stage, |stage| stage.0.restart()).await?;
-        }
-        Fault::RedisForget { back_ms } | Fault::RedisRestore { back_ms } => {
-            look_for_fast_jobs(stage).await;
-            let moment = moment(stage, back_ms)?;
-            blocking(stage, |stage| stage.0.kill()).await?;
-            it.loses = Some(LossWindow { from_ms: moment.at_ms - EVERYSEC_MS, to_ms: stage.clock.now_ms() });
-            stage.history.go_back(moment)?;
-            blocking(stage, |stage| stage.0.restart()).await?;
-        }
-        Fault::RedisRollback { back_ms } => {
-            look_for_fast_jobs(stage).await;
-            let moment = moment(stage, back_ms)?;
-            roll_back(stage, moment).await?;
-            it.loses = Some(LossWindow { from_ms: moment.at_ms - EVERYSEC_MS, to_ms: stage.clock.now_ms() });
-        }
-        _ => {}
+        _ => None,
+    };
+    look_for_fast_jobs(stage).await;
+    let from_ms = match it.fault {
+        Fault::RedisFlush => i64::MIN,
+        _ => moment.map_or(stage.clock.now_ms(), |moment| moment.at_ms) - EVERYSEC_MS,
+    };
+    // Also when it fails on the way: then it is not known how far it came.
+    let destroyed = destroy(stage, &it.fault, moment).await;
+    it.loses = Some(LossWindow { from_ms, to_ms: stage.clock.now_ms() });
+    if let Fault::RedisKill { down_ms } = it.fault {
+        sleep(Duration::from_millis(down_ms)).await;
     }
-    Ok(())
+    if !matches!(it.fault, Fault::RedisFlush | Fault::RedisRollback { .. }) {
+        blocking(stage, |servers| servers.0.restart()).await?;
+    }
+    destroyed
 }
 
-fn moment(stage: &Stage, back_ms: u64) -> anyhow::Result<Moment> {
-    let at_ms = stage.clock.now_ms() - i64::try_from(back_ms)?;
-    stage.history.before(at_ms).context("nothing is known of the file of Redis yet")
+/// What loses data. A Redis that is killed stays away.
+async fn destroy(stage: &Stage, fault: &Fault, moment: Option<Moment>) -> anyhow::Result<()> {
+    match (fault, moment) {
+        (Fault::RedisFlush, _) => command(stage, &["FLUSHALL"]).await.map(drop),
+        (Fault::RedisRollback { .. }, Some(moment)) => {
+            let rolled = roll_back(stage, moment).await;
+            if rolled.is_err() {
+                // It may have ended over this.
+                blocking(stage, |servers| servers.0.kill()).await?;
+                blocking(stage, |servers| servers.0.restart()).await?;
+            }
+            rolled
+        }
+        (_, moment) => {
+            blocking(stage, |servers| servers.0.kill()).await?;
+            Ok(moment.map_or(Ok(()), |moment| stage.history.go_back(moment))?)
+        }
+    }
 }
 
 /// An older state of the data under a server that runs on, with all its connections and its name: nobody writes while the file
@@ -179,7 +184,8 @@ async fn roll_back(stage: &Stage, moment: Moment) -> anyhow::Result<()> {
         while !command(stage, &["INFO", "persistence"]).await?.text().contains("aof_buffer_length:0\r") {
             sleep(Duration::from_millis(5)).await;
         }
-        stage.history.go_back(moment)?;
+        // A file whose last command is torn is mended at a start, and ends a server that runs.
+        stage.history.go_back(stage.history.whole(moment)?)?;
         command(stage, &["DEBUG", "LOADAOF"]).await
     };
     let rolled = timeout(Duration::from_secs(15), rolled).await;
@@ -194,19 +200,19 @@ async fn postgres(stage: &Stage, it: &mut Injected) -> anyhow::Result<()> {
     it.begin_ms = stage.clock.now_ms();
     match it.fault {
         Fault::PostgresKill { down_ms } => {
-            blocking(stage, |stage| stage.1.kill()).await?;
+            blocking(stage, |servers| servers.1.kill()).await?;
             sleep(ms(down_ms)).await;
-            blocking(stage, |stage| stage.1.restart()).await
+            blocking(stage, |servers| servers.1.restart()).await
         }
         Fault::PostgresRestart { down_ms } => {
-            blocking(stage, |stage| stage.1.stop()).await?;
+            blocking(stage, |servers| servers.1.stop()).await?;
             sleep(ms(down_ms)).await;
-            blocking(stage, |stage| stage.1.restart()).await
+            blocking(stage, |servers| servers.1.restart()).await
         }
         Fault::PostgresFreeze { ms: frozen_ms } => {
-            blocking(stage, |stage| stage.1.pause()).await?;
+            blocking(stage, |servers| servers.1.pause()).await?;
             sleep(ms(frozen_ms)).await;
-            blocking(stage, |stage| stage.1.resume()).await
+            blocking(stage, |servers| servers.1.resume()).await
         }
         _ => Ok(()),
     }
