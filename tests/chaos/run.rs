@@ -118,7 +118,7 @@ pub(crate) async fn run(asked: Asked) -> anyhow::Result<bool> {
     if keep || !verdict.holds() {
         report.slowest().iter().for_each(|slow| eprintln!("chaos: slow: {slow}"));
         let logs = Arc::into_inner(stage).map(|mut stage| stage.keep_logs().display().to_string());
-        eprintln!("chaos: the nodes' logs are in {}", logs.unwrap_or_default());
+        eprintln!("chaos: the logs are in {}", logs.unwrap_or_default());
     }
     if !verdict.holds() {
         eprintln!("chaos: FAILED, seed {seed}");

@@ -155,8 +155,13 @@ impl Stage {
         self.wrong.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Keeps the nodes' logs, and says where.
+    /// Keeps the logs of nodes and servers, and says where.
     pub(crate) fn keep_logs(&mut self) -> PathBuf {
+        for (name, folder) in [("redis.log", self.redis.dir()), ("postgres.log", self.postgres.dir())] {
+            if let Err(error) = std::fs::copy(folder.join("server.log"), self.folder.path().join(name)) {
+                eprintln!("chaos: {name} is not kept: {error}");
+            }
+        }
         self.folder.disable_cleanup(true);
         self.folder.path().to_owned()
     }
