@@ -8,7 +8,7 @@ use windrow_devserver::{RedisOptions, RedisServer};
 use windrow_queue::{
     JobId, Member, QueueName,
     journal::{self, CloseState, Closing, Parked},
-    store::{Applied, AttemptError, CallbackToken, Claim, Finish, Hold, Reply, Session, SessionId},
+    store::{Applied, AttemptError, CallbackToken, CalledBack, Claim, Finish, Hold, Reply, Session, SessionId},
 };
 
 use crate::support::*;
@@ -50,17 +50,22 @@ async fn alone() -> (RedisServer, Api) {
     (server, api)
 }
 
-/// A worker's session on the queue of notes.
+/// A worker's session, on the queue of notes if nothing is said.
 struct Worker {
+    queue: QueueName,
     session: Session,
     n: u64,
 }
 
 impl Worker {
     async fn open(api: &Api) -> Self {
+        Self::of(api, &NOTES).await
+    }
+
+    async fn of(api: &Api, queue: &QueueName) -> Self {
         let session =
-            Session::open(&api.store, &NOTES, SessionId::from_random(rand::random()), 9, "test").await.unwrap();
-        Self { session, n: 0 }
+            Session::open(&api.store, queue, SessionId::from_random(rand::random()), 9, "test").await.unwrap();
+        Self { queue: queue.clone(), session, n: 0 }
     }
 
     async fn serve(&mut self, want: usize, outcomes: &[Applied]) -> Vec<Claim> {
@@ -73,7 +78,7 @@ impl Worker {
 
     fn hold(&self, claim: &Claim) -> Hold {
         let session = self.session.id().clone();
-        Hold { queue: NOTES, session, member: claim.member, claim_no: claim.claim_no }
+        Hold { queue: self.queue.clone(), session, member: claim.member, claim_no: claim.claim_no }
     }
 }
 
@@ -435,6 +440,58 @@ async fn a_batch_is_opened_filled_sealed_and_followed() {
     assert_eq!(refused.problem(), (422, "invalid-request", Some("/follow_up")));
     let refused = api.at(Method::POST, "/api/v1/batches", json!({"follow_up": {"kind": "sample.none"}})).await;
     assert_eq!(refused.problem(), (422, "unknown-kind", Some("/follow_up/kind")));
+}
+
+#[tokio::test]
+async fn what_is_secret_is_shown_by_no_list_no_status_and_no_callback() {
+    const SECRET: &str = "under the third stone";
+    let secrets = QueueName::from_static("secrets");
+    let (_redis, api) = alone().await;
+    let ask = |journaled: bool| json!({"kind": "secret.keep", "args": {"text": SECRET}, "tenant": "acme", "journaled": journaled, "keep_result": true});
+    let call = |token: CallbackToken| {
+        let url = format!("http://{}/api/v1/callbacks/{}", api.address, token.as_str());
+        answer(api.client.post(url).json(&json!({"answer": SECRET})))
+    };
+    let token = || CallbackToken::new(&QueueName::from_static("secrets"), rand::random());
+    let mut answers = vec![api.post(ask(false)).await, api.post(ask(true)).await];
+    let journaled: JobId = answers[1].id().parse().unwrap();
+    answers.push(api.list("state=ready").await);
+
+    let minute = Duration::from_secs(60);
+    let mut worker = Worker::of(&api, &secrets).await;
+    let claim = worker.serve(1, &[]).await.remove(0);
+    answers.push(api.list("state=running").await);
+    let (fast_token, journaled_token) = (token(), token());
+    assert!(api.store.expect_callback(&worker.hold(&claim), fast_token.digest()).await.unwrap());
+    worker.serve(0, &[ended(&claim, Finish::Park { delay: minute })]).await;
+    assert!(journal::expect_callback(&api.database, journaled, 1, journaled_token.digest(), minute).await.unwrap());
+    assert_eq!(journal::park(&api.database, journaled, 1, minute, 1).await.unwrap(), Parked::Parked);
+    let parked = api.list("state=parked").await;
+    assert_eq!(ids(&parked).len(), 2, "{}", parked.body);
+    answers.push(parked);
+    for token in [fast_token, journaled_token] {
+        assert_eq!(call(token).await.status, StatusCode::NO_CONTENT);
+    }
+    let extras = api.store.extras(&secrets, claim.member).await.unwrap();
+    let Some(CalledBack::Payload(stored)) = extras.callback else { panic!("{extras:?}") };
+    assert!(stored.get().contains("$sealed") && !stored.get().contains(SECRET), "{stored}");
+
+    let claim = worker.serve(1, &[]).await.remove(0);
+    worker.serve(0, &[ended(&claim, Finish::Bury { error: error("enough") })]).await;
+    answers.push(api.list("state=dead").await);
+    for id in [claim.member.id, journaled] {
+        answers.push(api.get(&format!("/api/v1/jobs/{id}")).await);
+    }
+    api.at(Method::POST, &format!("/api/v1/jobs/{journaled}/cancel"), json!({})).await;
+    answers.push(api.list("state=cancelled").await);
+    answers.push(api.get(&format!("/api/v1/jobs/{journaled}")).await);
+    for answer in &answers {
+        assert!(answer.status.is_success(), "{}", answer.body);
+        assert!(!answer.body.to_string().contains(SECRET), "{}", answer.body);
+    }
+    let tables = "SELECT schema_to_xml('public', false, false, '')::text";
+    let tables: String = sqlx::query_scalar(tables).fetch_one(&api.database).await.unwrap();
+    assert!(tables.contains("$sealed") && !tables.contains(SECRET), "no table has it in plain text");
 }
 
 #[tokio::test]

@@ -12,11 +12,12 @@ use windrow_api::{
     key::{ApiKey, NewKey},
 };
 use windrow_queue::{
-    Catalog, JobArgs, Kind, Policy, QueueName, Tenant, database,
+    Catalog, JobArgs, Kind, Policy, QueueName, Tenant, Vault, database,
     health::Health,
     metrics::QueueMetrics,
     shutdown::Shutdown,
     store::{self, Store},
+    vault,
 };
 
 #[derive(Serialize, Deserialize)]
@@ -50,6 +51,20 @@ impl JobArgs for Sweep {
     const QUEUE: QueueName = QueueName::from_static("notes");
     const OPERATORS_ONLY: bool = true;
 }
+
+/// What nobody but its handler may read.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Secret {
+    text: String,
+}
+
+impl JobArgs for Secret {
+    const KIND: Kind = Kind::from_static("secret.keep");
+    const QUEUE: QueueName = QueueName::from_static("secrets");
+    const POLICY: Policy = Policy::DEFAULT.encrypted();
+}
+
+const ENCRYPTION_KEY: &str = "2026a:AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA=";
 
 /// A port on which nobody listens.
 pub(crate) const NOWHERE: u16 = 1;
@@ -107,6 +122,10 @@ impl Api {
             ..store::Config::default()
         })
         .unwrap();
+        let vault =
+            Vault::new(&vault::Config { keys: vec![ENCRYPTION_KEY.into()], ..vault::Config::default() }).unwrap();
+        let store = store.with_vault(vault.clone());
+        let catalog = Catalog::default().with::<Note>().with::<Charge>().with::<Sweep>().with::<Secret>();
         let (key, configured) = new_key("everything", None);
         let (tenant_key, bound) = new_key("acme only", Some("acme"));
         let config = Config { keys: vec![configured, bound], ..Config::default() };
@@ -114,7 +133,7 @@ impl Api {
         let deps = Deps {
             store: store.clone(),
             database: database.clone(),
-            catalog: Catalog::default().with::<Note>().with::<Charge>().with::<Sweep>(),
+            catalog: catalog.with_vault(vault),
             metrics: QueueMetrics::new(&registry),
             registry,
             health: Health::default(),
