@@ -317,6 +317,22 @@ async fn a_suspect_that_is_released_or_orphaned_stays_suspect() {
 }
 
 #[tokio::test]
+async fn a_job_has_a_rescue_limit_of_its_own() {
+    let rig = Rig::with(|config| config.rescue_limit = 1).await;
+    let mut job = rig.job(1);
+    job.policy.rescue_limit = Some(3);
+    let member = rig.put(&[job]).await[0];
+    // Two rescues lead among the suspects, and there it counts.
+    for crash in 1..=5 {
+        assert!(rig.place(member).await.is_some(), "gone before crash {crash}");
+        assert_eq!(rig.worker().await.claim(1).await.len(), 1);
+        rig.lapse(&[]).await;
+    }
+    assert_eq!(rig.place(member).await, None, "the limit of the queue would have buried it two crashes before");
+    assert_eq!(rig.store.dead(&rig.queue, &Filter::default(), None, 10).await.unwrap().items.len(), 1);
+}
+
+#[tokio::test]
 async fn the_rescue_limit_counts_crashes_among_the_suspects() {
     for limit in [0, 1, 2, 5, 254, 255] {
         let rig = Rig::with(|config| config.rescue_limit = limit).await;
