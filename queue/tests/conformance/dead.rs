@@ -1,5 +1,7 @@
 //! Dead letters: listing, redriving, discarding.
 
+use std::time::Duration;
+
 use windrow_queue::{
     BatchId, Enqueued, JobId, Member, NewJob,
     job::{OnConflict, UniqueScope},
@@ -328,4 +330,23 @@ async fn the_dead_beyond_the_cap_are_dropped_oldest_first_and_counted() {
     assert_eq!(all_dead(&rig).await, [ids[7], ids[6], ids[5]]);
     assert_eq!(rig.store.counts(&rig.queue).await.unwrap().dead_dropped, 5);
     rig.audit().await;
+}
+
+#[tokio::test]
+async fn a_dead_job_goes_when_it_is_old_and_is_counted() {
+    let rig = Rig::with(|config| config.max_dead_age = Duration::from_secs(60)).await;
+    let mut worker = rig.worker().await;
+    for dies_at in [0, 30_000] {
+        rig.pass(dies_at, &[&worker]).await;
+        rig.put_many(1).await;
+        let claim = worker.claim(1).await.pop().unwrap();
+        worker.finish(&[outcome(&claim, Finish::Bury { error: error(1, "no") })]).await;
+    }
+    let dead = async || rig.store.dead(&rig.queue, &Filter::default(), None, 10).await.unwrap().items.len();
+    rig.tick().await;
+    assert_eq!(dead().await, 2, "neither is old");
+    rig.pass(30_000, &[&worker]).await;
+    rig.tick().await;
+    assert_eq!(dead().await, 1, "the first is a minute old");
+    assert_eq!(rig.audit().await.meta["dead_trimmed"], "1");
 }
